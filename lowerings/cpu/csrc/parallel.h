@@ -36,15 +36,16 @@ class fp_guard {
   fp_guard& operator=(const fp_guard&) = delete;
 };
 
-/// fn(begin, end) over [0, n) in at most `threads` contiguous pieces of at least `grain` items.
-/// fn must not throw, and its items must not share results: then threads never change bits.
-template <class F> inline void parallel_for(int threads, int64_t n, int64_t grain, const F& fn) {
+/// One type for all bodies, so that each body is compiled once.
+using range_fn = void (*)(const void* body, int64_t begin, int64_t end);
+
+inline void run_ranges(int threads, int64_t n, int64_t grain, range_fn fn, const void* body) {
   if (n <= 0) return;
   const int64_t pieces = n / std::max<int64_t>(grain, 1);
   const int64_t team = std::min<int64_t>(threads, pieces);
   if (team <= 1 || omp_in_parallel()) {
     const fp_guard guard;
-    fn(int64_t{0}, n);
+    fn(body, 0, n);
     return;
   }
 #pragma omp parallel num_threads(static_cast<int>(team))
@@ -52,8 +53,17 @@ template <class F> inline void parallel_for(int threads, int64_t n, int64_t grai
     const fp_guard guard;
     const int64_t count = omp_get_num_threads(), me = omp_get_thread_num();
     const int64_t begin = n * me / count, end = n * (me + 1) / count;
-    if (begin < end) fn(begin, end);
+    if (begin < end) fn(body, begin, end);
   }
+}
+
+/// fn(begin, end) over [0, n) in at most `threads` contiguous pieces of at least `grain` items.
+/// fn must not throw, and its items must not share results: then threads never change bits.
+template <class F> inline void parallel_for(int threads, int64_t n, int64_t grain, const F& fn) {
+  const auto call = [](const void* body, int64_t begin, int64_t end) {
+    (*static_cast<const F*>(body))(begin, end);
+  };
+  run_ranges(threads, n, grain, call, &fn);
 }
 
 }  // namespace bi

@@ -88,7 +88,7 @@ template <class V, class... C> inline V polynomial(V x, V acc, typename V::scala
   return polynomial(x, fma(acc, x, V(c)), rest...);
 }
 
-/// e^x for x <= 0 or NaN, -inf included; gradual underflow. Max error 0.9x ulp (see test).
+/// e^x for x <= 0 or NaN, -inf included; gradual underflow. Max error 1.01 ulp.
 inline V16 exp_nonpositive(V16 x) {
   x = max_second(V16(-104.0f), x);  // keeps NaN
   const V16 magic(fp_format<V16>::round);

@@ -82,9 +82,10 @@ template <class Op, class V> struct LaneAccumulator {
     for (V& a : acc) a = op.identity();
   }
   typename V::scalar fold(const Op& op) {
-#pragma GCC unroll 8
-    for (int w = count / 2; w > 0; w /= 2)
-      for (int i = 0; i < w; ++i) acc[i] = op.combine(acc[i], acc[i + w]);
+    if constexpr (count == 8)
+      for (int i = 0; i < 4; ++i) acc[i] = op.combine(acc[i], acc[i + 4]);
+    for (int i = 0; i < 2; ++i) acc[i] = op.combine(acc[i], acc[i + 2]);
+    acc[0] = op.combine(acc[0], acc[1]);
     return fold_vector(op, acc[0]);
   }
 };
@@ -123,7 +124,6 @@ template <class T, class Op>
 template <class Op, class V, int C>
 inline void fold_stored_lanes(const Op (&ops)[C], V (*acc)[C], int64_t used) {
   for (int w = kLanes / 2; w > 0; w /= 2)
-#pragma GCC unroll 1
     for (int i = 0; i < w && i + w < used; ++i)
       for (int c = 0; c < C; ++c) acc[i][c] = ops[c].combine(acc[i][c], acc[i + w][c]);
 }

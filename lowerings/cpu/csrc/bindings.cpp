@@ -11,7 +11,7 @@
 
 TORCH_LIBRARY_IMPL(bi_inductor, CPU, m) {
   using namespace bi::torch_bindings;
-  register_attention(m);
+  bi::bindings::register_attention(m);
   register_gemm(m);
   register_norm(m);
   register_pool(m);

@@ -1,0 +1,1 @@
+"""The CPU: plans in ``plans.py``, kernels in ``csrc``."""

@@ -140,7 +140,7 @@ def test_caches_hit_and_keep_stock_and_ours_apart():
         import bi_inductor
         stock, ours = run("inductor"), run("batch_invariant")
         plan = bi_inductor.certificate().graphs[-1].plan
-        print(stock[0], stock[1], ours[0], ours[1], stock[2], ours[2], "reduction" in plan)
+        print(stock[0], stock[1], ours[0], ours[1], stock[2], ours[2], "Reduction" in plan)
     """
     import tempfile
 

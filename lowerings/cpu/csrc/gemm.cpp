@@ -1,0 +1,298 @@
+// Schedules of the products in gemm.h: regions of the output for threads, and three ways through a region.
+#include "gemm.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <numeric>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "gemm_epilogue.h"
+#include "gemm_kernel.h"
+#include "gemm_pack.h"
+#include "gemm_stream.h"
+
+namespace bi::gemm {
+namespace {
+
+// Packed regions keep an a block in half of a 1 MB L2 beside a panel block of b; totals may live in L3.
+constexpr int64_t kBlockRows = 250;
+constexpr int64_t kBlockCols = 16 * kTileCols;
+constexpr int64_t kWideCols = 12 * kBlockCols;
+constexpr int64_t kDirectRows = 32;           // b is read in place up to here: packing it would not pay
+constexpr int64_t kDirectBytes = 2 << 20;     // largest packed a of a direct region
+constexpr double kWorkPerThread = 128 * 1024; // multiply-adds; below this a thread costs more than it gives
+
+struct Region {
+  int64_t batch, m0, m1, n0, n1;
+};
+
+template <class T>
+class Product {
+ public:
+  using Stored = typename T::Stored;
+  using Sum = typename T::Sum;
+
+  Product(const Problem& problem, const VirtualB* source) : p_(problem), source_(source) {}
+
+  void run(const Region& r) const {
+    const int64_t rows = r.m1 - r.m0;
+    if (source_ == nullptr && b_is_k_contiguous() && rows <= kDirectRows && row_bytes() * rows <= kDirectBytes)
+      return direct(r);
+    if (source_ == nullptr && p_.b.col_stride == 1 && rows <= kStreamRows) return stream(r);
+    packed(r);
+  }
+
+ private:
+  static constexpr int V = kVectorK<T>;
+  static int64_t vectors(int64_t k) { return (k + V - 1) / V; }
+  int64_t row_bytes() const { return vectors(p_.k) * kVectorBytes; }
+  bool b_is_k_contiguous() const { return p_.b.row_stride == 1 || p_.k <= 1; }
+
+  const Stored* a_at(int64_t batch, int64_t m, int64_t k) const {
+    return static_cast<const Stored*>(p_.a.data) + batch * p_.a.batch_stride + m * p_.a.row_stride +
+           k * p_.a.col_stride;
+  }
+  const Stored* b_at(int64_t batch, int64_t k, int64_t n) const {
+    return static_cast<const Stored*>(p_.b.data) + batch * p_.b.batch_stride + k * p_.b.row_stride +
+           n * p_.b.col_stride;
+  }
+
+  // Rows [m0, m1) of a, k in [k0, k0 + kc), spread evenly over panels.
+  Panels pack_a(int64_t batch, int64_t m0, int64_t m1, int64_t k0, int64_t kc, char* data) const {
+    const int64_t rows = m1 - m0, count = (rows + kTileRows - 1) / kTileRows;
+    const Panels panels{data, vectors(kc), rows, static_cast<int>((rows + count - 1) / count), false};
+    pack<T>(a_at(batch, m0, k0), p_.a.row_stride, p_.a.col_stride, kc, panels);
+    return panels;
+  }
+
+  // Rows of a whole block from the totals of its tiles, [row panel][tile][kTileSize].
+  void write_block(const Region& r, const Panels& a, const Sum* totals, int64_t tiles, int cols, Sum* row) const {
+    const Epilogue<T> epilogue(p_);
+    for (int64_t i = 0; i < a.rows; i++) {
+      const Sum* from = totals + (i / a.width) * tiles * kTileSize + (i % a.width) * cols;
+      for (int64_t t = 0; t < tiles; t++, from += kTileSize)
+        for (int c = 0; c < 8; c++) row[t * cols + c] = from[c];  // the surplus is overwritten or ignored
+      epilogue.write(r.batch, r.m0 + i, r.n0, r.n1 - r.n0, row);
+    }
+  }
+
+  // Few rows, columns of b contiguous along k: all of a is packed once, b is read in place and only once.
+  void direct(const Region& r) const {
+    Scratch scratch;
+    const int64_t rows = r.m1 - r.m0;
+    char* a_data = scratch.take<char>(row_bytes() * rows);
+    const Panels a = pack_a(r.batch, r.m0, r.m1, 0, p_.k, a_data);
+    const bool single = a.count() == 1;
+    const int cols = single ? direct_cols(a.width) : kTileCols;
+    const int64_t block = 16 * cols;
+    Sum* totals = scratch.take<Sum>(a.count() * 16 * kTileSize + 8);
+    Sum* row = scratch.take<Sum>(block + 8);
+    for (int64_t n0 = r.n0; n0 < r.n1; n0 += block) {
+      const Region part{r.batch, r.m0, r.m1, n0, std::min(r.n1, n0 + block)};
+      const int64_t tiles = (part.n1 - n0 + cols - 1) / cols;
+      for (int64_t t = 0; t < tiles; t++) direct_tiles(part, a, n0 + t * cols, cols, single, totals + t * kTileSize, tiles);
+      write_block(part, a, totals, tiles, cols, row);
+    }
+  }
+
+  void direct_tiles(const Region& r, const Panels& a, int64_t n, int cols, bool single, Sum* totals,
+                    int64_t tiles) const {
+    TileArgs<T> args{};
+    for (int64_t k0 = 0; k0 < p_.k; k0 += p_.split) {
+      const int64_t kc = std::min(p_.split, p_.k - k0);
+      for (int j = 0; j < cols; j++) args.rows[j] = b_at(r.batch, k0, std::min(n + j, r.n1 - 1));
+      args.vectors = kc / V;
+      args.tail = static_cast<int>(kc % V);
+      args.first = k0 == 0;
+      for (int64_t i = 0; i < a.count(); i++) {
+        const int height = a.height(i);
+        args.a = a.panel(i) + k0 / V * height * kVectorBytes;
+        args.sums = totals + i * tiles * kTileSize;
+        args.prefetch = i == 0;
+        direct_tile<T>(height, single)(args);
+      }
+    }
+  }
+
+  // Few rows, columns of b side by side in memory: rows of b stream through accumulators in cache.
+  void stream(const Region& r) const {
+    Scratch scratch;
+    const int64_t rows = r.m1 - r.m0, width = stream_cols<T>(rows);
+    char* a_data = scratch.take<char>(row_bytes() * rows);
+    const Panels a{a_data, vectors(p_.k), rows, 1, false};  // one row per panel
+    pack<T>(a_at(r.batch, r.m0, 0), p_.a.row_stride, p_.a.col_stride, p_.k, a);
+    Sum* lanes = scratch.take<Sum>(rows * kLanes<T> * width);
+    Sum* totals = scratch.take<Sum>(rows * width);
+    const Epilogue<T> epilogue(p_);
+    for (int64_t n0 = r.n0; n0 < r.n1; n0 += width) {
+      const int64_t cols = std::min(width, r.n1 - n0);
+      for (int64_t k0 = 0; k0 < p_.k; k0 += p_.split) {
+        const int64_t kc = std::min(p_.split, p_.k - k0);
+        const StreamArgs<T> args{a_data + k0 / V * kVectorBytes, row_bytes(), b_at(r.batch, k0, n0),
+                                 p_.b.row_stride, kc, cols, width, lanes, totals, k0 == 0};
+        stream_chunk<T>(static_cast<int>(rows), args);
+      }
+      for (int64_t i = 0; i < rows; i++) epilogue.write(r.batch, r.m0 + i, n0, cols, totals + i * width);
+    }
+  }
+
+  // Many rows or any strides: both operands go through panels, one chunk of K at a time.
+  void packed(const Region& r) const {
+    Scratch scratch;
+    const int64_t depth = std::min(p_.split, p_.k), depth_bytes = vectors(depth) * kVectorBytes;
+    const int64_t blocks = (r.m1 - r.m0 + kBlockRows - 1) / kBlockRows;
+    const int64_t block_rows = (r.m1 - r.m0 + blocks - 1) / blocks;
+    const int64_t wide = std::min(kWideCols, (r.n1 - r.n0 + kTileCols - 1) / kTileCols * kTileCols);
+    const int64_t narrow = std::min(kBlockCols, wide);
+    char* a_data = scratch.take<char>(block_rows * depth_bytes);
+    char* b_data = scratch.take<char>(narrow * depth_bytes);
+    Stored* rows_of_b = source_ == nullptr ? nullptr : scratch.take<Stored>(depth * narrow);
+    const int64_t panels = (block_rows + kTileRows - 1) / kTileRows;
+    Sum* totals = scratch.take<Sum>(panels * (wide / kTileCols) * kTileSize + 8);
+    Sum* row = scratch.take<Sum>(wide + 8);
+    for (int64_t m0 = r.m0; m0 < r.m1; m0 += block_rows) {
+      for (int64_t n0 = r.n0; n0 < r.n1; n0 += wide) {
+        const Region part{r.batch, m0, std::min(r.m1, m0 + block_rows), n0, std::min(r.n1, n0 + wide)};
+        const int64_t tiles = (part.n1 - n0 + kTileCols - 1) / kTileCols;
+        Panels a{};
+        for (int64_t k0 = 0; k0 < p_.k; k0 += p_.split) {
+          const int64_t kc = std::min(p_.split, p_.k - k0);
+          a = pack_a(r.batch, part.m0, part.m1, k0, kc, a_data);
+          for (int64_t n = n0; n < part.n1; n += narrow) {
+            const int64_t n1 = std::min(part.n1, n + narrow);
+            const Panels b = pack_b(r.batch, k0, kc, n, n1, b_data, rows_of_b);
+            multiply_panels(a, b, k0 == 0, totals + (n - n0) / kTileCols * kTileSize, tiles);
+          }
+        }
+        write_block(part, a, totals, tiles, kTileCols, row);
+      }
+    }
+  }
+
+  Panels pack_b(int64_t batch, int64_t k0, int64_t kc, int64_t n0, int64_t n1, char* data, Stored* rows) const {
+    const Panels panels{data, vectors(kc), n1 - n0, kTileCols, true};
+    if (source_ == nullptr) {
+      pack<T>(b_at(batch, k0, n0), p_.b.col_stride, p_.b.row_stride, kc, panels);
+    } else {
+      source_->fill(batch, k0, kc, n0, n1 - n0, rows, n1 - n0);
+      pack<T>(rows, 1, n1 - n0, kc, panels);
+    }
+    return panels;
+  }
+
+  static void multiply_panels(const Panels& a, const Panels& b, bool first, Sum* totals, int64_t tiles) {
+    TileArgs<T> args{};
+    args.vectors = a.vectors;
+    args.first = first;
+    for (int64_t t = 0; t < b.count(); t++) {
+      args.b = b.panel(t);
+      for (int64_t i = 0; i < a.count(); i++) {
+        args.a = a.panel(i);
+        args.sums = totals + (i * tiles + t) * kTileSize;
+        packed_tile<T>(a.height(i))(args);
+      }
+    }
+  }
+
+  const Problem& p_;
+  const VirtualB* source_;
+};
+
+template <class T>
+void zero_depth(const Problem& p, const Region& r) {
+  Scratch scratch;
+  typename T::Sum* row = scratch.take<typename T::Sum>(r.n1 - r.n0);
+  const Epilogue<T> epilogue(p);
+  for (int64_t m = r.m0; m < r.m1; m++) {
+    std::fill(row, row + (r.n1 - r.n0), typename T::Sum(0));
+    epilogue.write(r.batch, m, r.n0, r.n1 - r.n0, row);
+  }
+}
+
+template <class T>
+void run_region(const Problem& p, const VirtualB* source, const Region& r) {
+  const FloatMode mode(T::kFlush);
+  if (r.m0 >= r.m1 || r.n0 >= r.n1) return;
+  if (p.k == 0) return zero_depth<T>(p, r);
+  Product<T>(p, source).run(r);
+}
+
+void run_region(const Problem& p, const VirtualB* source, const Region& r) {
+  switch (p.dtype) {
+    case Dtype::f32: return run_region<F32>(p, source, r);
+    case Dtype::bf16: return run_region<Bf16>(p, source, r);
+    case Dtype::f16: return run_region<F16>(p, source, r);
+    case Dtype::f64: return run_region<F64>(p, source, r);
+  }
+}
+
+void check(const Problem& p) {
+  if (p.split <= 0 || p.split % 64 != 0)
+    throw std::invalid_argument("split_size must be a positive multiple of 64, got " + std::to_string(p.split));
+}
+
+double work_of(const Problem& p) {
+  return static_cast<double>(p.batch) * static_cast<double>(p.m) * static_cast<double>(p.n) *
+         static_cast<double>(std::max<int64_t>(p.k, 1));
+}
+
+struct Task {
+  const Problem* problem;
+  Region region;
+};
+
+// Cuts m x n into `parts` regions of the least packing (rows + columns per region). K is never cut.
+void add_regions(const Problem& p, int64_t batch, int parts, std::vector<Task>& tasks) {
+  int best = 1;
+  double least = 1e300;
+  for (int rows = 1; rows <= parts; rows++) {
+    if (parts % rows != 0) continue;
+    const double m = std::max(static_cast<double>(p.m) / rows, 1.0 * kTileRows);
+    const double n = std::max(static_cast<double>(p.n) * rows / parts, 16.0);
+    const double cost = m * n * (1 + 4 / m + 4 / n);
+    if (cost < least * 0.999) least = cost, best = rows;
+  }
+  const int64_t by_rows = best, by_cols = parts / best;
+  const int64_t m_step = (p.m + by_rows - 1) / by_rows;
+  const int64_t n_step = ((p.n + by_cols - 1) / by_cols + 15) / 16 * 16;
+  for (int64_t m = 0; m < p.m; m += m_step)
+    for (int64_t n = 0; n < p.n; n += n_step)
+      tasks.push_back({&p, {batch, m, std::min(p.m, m + m_step), n, std::min(p.n, n + n_step)}});
+}
+
+void run_problems(const Problem* problems, int64_t count, int threads, const VirtualB* source) {
+  double work = 0;
+  int64_t entries = 0;
+  for (int64_t i = 0; i < count; i++) {
+    check(problems[i]);
+    work += work_of(problems[i]);
+    entries += problems[i].batch;
+  }
+  threads = static_cast<int>(std::clamp(work / kWorkPerThread, 1.0, static_cast<double>(std::max(threads, 1))));
+  const int parts = entries >= 4 * threads ? 1 : threads / std::gcd(static_cast<int>(entries), threads);
+  std::vector<Task> tasks;
+  for (int64_t i = 0; i < count; i++)
+    for (int64_t b = 0; b < problems[i].batch; b++) add_regions(problems[i], b, parts, tasks);
+  const int64_t total = static_cast<int64_t>(tasks.size()), grain = std::max<int64_t>(1, total / (8 * threads));
+  if (threads == 1 || total <= 1) {
+    for (const Task& task : tasks) run_region(*task.problem, source, task.region);
+    return;
+  }
+#pragma omp parallel for num_threads(threads) schedule(dynamic, grain)
+  for (int64_t i = 0; i < total; i++) run_region(*tasks[i].problem, source, tasks[i].region);
+}
+
+}  // namespace
+
+void run(const Problem& problem) { run_problems(&problem, 1, problem.threads, nullptr); }
+
+void run(const Problem& problem, const VirtualB& source) { run_problems(&problem, 1, problem.threads, &source); }
+
+void run_all(const Problem* problems, int64_t count, int threads) {
+  if (count > 0) run_problems(problems, count, threads, nullptr);
+}
+
+}  // namespace bi::gemm

@@ -1,0 +1,196 @@
+// Copies an operand of any strides into panels: [panel][vector of k][row in panel][64 bytes].
+//
+// "Row" means a row of a or a column of b: the extent that is not summed. K is padded with zeros to a whole
+// vector, f16 is widened. Packing moves numbers only, so it is free to follow the layout of its source.
+#pragma once
+
+#include <algorithm>
+
+#include "gemm_simd.h"
+
+namespace bi::gemm {
+
+struct Panels {
+  char* data = nullptr;
+  int64_t vectors = 0;   // vectors of k per row
+  int64_t rows = 0;      // rows that exist
+  int width = 1;         // rows per panel; the last panel of `full == false` is packed at its own height
+  bool full = false;     // pad the last panel with zero rows
+
+  int64_t panel_bytes() const { return vectors * width * kVectorBytes; }
+  int64_t count() const { return (rows + width - 1) / width; }
+  int height(int64_t panel) const {
+    return full ? width : static_cast<int>(std::min<int64_t>(width, rows - panel * width));
+  }
+  char* panel(int64_t index) const { return data + index * panel_bytes(); }
+  char* row(int64_t r) const { return panel(r / width) + (r % width) * kVectorBytes; }
+  int64_t step(int64_t r) const { return int64_t{height(r / width)} * kVectorBytes; }
+};
+
+template <class T>
+void pack_row_contiguous(const typename T::Stored* src, int64_t kc, char* dst, int64_t step) {
+  constexpr int V = kVectorK<T>;
+  int64_t k = 0;
+  for (; k + V <= kc; k += V, dst += step) {
+    typename T::Packed* out = reinterpret_cast<typename T::Packed*>(dst);
+    for (int i = 0; i < V; i++) out[i] = T::pack(src[k + i]);
+  }
+  if (k < kc) {
+    typename T::Packed* out = reinterpret_cast<typename T::Packed*>(dst);
+    for (int i = 0; i < V; i++) out[i] = k + i < kc ? T::pack(src[k + i]) : typename T::Packed(0);
+  }
+}
+
+template <class T>
+void pack_row_strided(const typename T::Stored* src, int64_t stride, int64_t kc, char* dst, int64_t step) {
+  constexpr int V = kVectorK<T>;
+  for (int64_t k = 0; k < kc; k += V, dst += step) {
+    typename T::Packed* out = reinterpret_cast<typename T::Packed*>(dst);
+    for (int i = 0; i < V; i++) out[i] = k + i < kc ? T::pack(src[(k + i) * stride]) : typename T::Packed(0);
+  }
+}
+
+#if defined(BI_ISA_AVX512)
+BI_INLINE void transpose(__m512i (&r)[16]) {  // 16 x 16 words
+  __m512i t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {
+    t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+    r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+    r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+    r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; j++) {
+    const __m512i a = _mm512_shuffle_i32x4(r[j], r[4 + j], 0x88), b = _mm512_shuffle_i32x4(r[j], r[4 + j], 0xdd);
+    const __m512i c = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0x88);
+    const __m512i d = _mm512_shuffle_i32x4(r[8 + j], r[12 + j], 0xdd);
+    t[j] = _mm512_shuffle_i32x4(a, c, 0x88);
+    t[4 + j] = _mm512_shuffle_i32x4(b, d, 0x88);
+    t[8 + j] = _mm512_shuffle_i32x4(a, c, 0xdd);
+    t[12 + j] = _mm512_shuffle_i32x4(b, d, 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) r[i] = t[i];
+}
+
+BI_INLINE void transpose(__m512d (&r)[8]) {  // 8 x 8 double words
+  __m512d t[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    t[2 * i] = _mm512_unpacklo_pd(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_pd(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int j = 0; j < 2; j++) {
+    const __m512d a = _mm512_shuffle_f64x2(t[j], t[2 + j], 0x88), b = _mm512_shuffle_f64x2(t[j], t[2 + j], 0xdd);
+    const __m512d c = _mm512_shuffle_f64x2(t[4 + j], t[6 + j], 0x88);
+    const __m512d d = _mm512_shuffle_f64x2(t[4 + j], t[6 + j], 0xdd);
+    r[j] = _mm512_shuffle_f64x2(a, c, 0x88);
+    r[2 + j] = _mm512_shuffle_f64x2(b, d, 0x88);
+    r[4 + j] = _mm512_shuffle_f64x2(a, c, 0xdd);
+    r[6 + j] = _mm512_shuffle_f64x2(b, d, 0xdd);
+  }
+}
+
+// One vector of k for up to 16 (f64: 8) neighbouring rows whose elements lie side by side in memory.
+template <class T>
+struct Block {
+  static constexpr int kRows = 16;
+  __m512i r[16];
+  BI_INLINE void read(const typename T::Stored* src, int64_t ks, int64_t k_left, int rows) {
+    const __mmask16 mask = static_cast<__mmask16>((1u << rows) - 1u);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) {
+      const auto* p = src + i * ks;
+      r[i] = _mm512_setzero_si512();
+      if constexpr (std::is_same_v<T, F32>) {
+        if (i < k_left) r[i] = _mm512_maskz_loadu_epi32(mask, p);
+      } else if constexpr (std::is_same_v<T, F16>) {
+        if (i < k_left) r[i] = _mm512_castps_si512(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p)));
+      } else {
+        p += i * ks;  // two k per word
+        __m512i even = _mm512_setzero_si512(), odd = even;
+        if (2 * i < k_left) even = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p));
+        if (2 * i + 1 < k_left) odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p + ks));
+        r[i] = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+      }
+    }
+    transpose(r);
+  }
+  BI_INLINE void write(int i, char* dst) const { _mm512_store_si512(dst, r[i]); }
+};
+
+template <>
+struct Block<F64> {
+  static constexpr int kRows = 8;
+  __m512d r[8];
+  BI_INLINE void read(const double* src, int64_t ks, int64_t k_left, int rows) {
+    const __mmask8 mask = static_cast<__mmask8>((1u << rows) - 1u);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+      r[i] = i < k_left ? _mm512_maskz_loadu_pd(mask, src + i * ks) : _mm512_setzero_pd();
+    transpose(r);
+  }
+  BI_INLINE void write(int i, char* dst) const { _mm512_store_pd(dst, r[i]); }
+};
+#else
+template <class T>
+struct Block {
+  static constexpr int kRows = 8;
+  alignas(kVectorBytes) typename T::Packed r[8][kVectorK<T>];
+  BI_INLINE void read(const typename T::Stored* src, int64_t ks, int64_t k_left, int rows) {
+    for (int k = 0; k < kVectorK<T>; k++)
+      for (int i = 0; i < rows; i++) r[i][k] = k < k_left ? T::pack(src[k * ks + i]) : typename T::Packed(0);
+  }
+  BI_INLINE void write(int i, char* dst) const { std::memcpy(dst, r[i], kVectorBytes); }
+};
+#endif
+
+// k outermost, so that the source is read along its own lines.
+template <class T>
+void pack_transposed(const typename T::Stored* src, int64_t ks, int64_t kc, const Panels& panels) {
+  constexpr int V = kVectorK<T>, R = Block<T>::kRows;
+  for (int64_t v = 0; v * V < kc; v++) {
+    for (int64_t r = 0; r < panels.rows; r += R) {
+      const int rows = static_cast<int>(std::min<int64_t>(R, panels.rows - r));
+      Block<T> block;
+      if (rows == R && kc - v * V >= V) {
+        block.read(src + v * V * ks + r, ks, V, R);
+      } else {
+        block.read(src + v * V * ks + r, ks, kc - v * V, rows);
+      }
+      int64_t panel = r / panels.width, slot = r % panels.width;
+#pragma GCC unroll 16
+      for (int i = 0; i < R; i++) {
+        if (i >= rows) break;
+        block.write(i, panels.panel(panel) + (v * panels.height(panel) + slot) * kVectorBytes);
+        if (++slot == panels.width) slot = 0, panel++;
+      }
+    }
+  }
+}
+
+// Packs rows x kc elements at src; strides in elements. panels.vectors must hold kc.
+template <class T>
+void pack(const typename T::Stored* src, int64_t row_stride, int64_t k_stride, int64_t kc, const Panels& panels) {
+  if (panels.full) {
+    for (int64_t r = panels.rows; r < panels.count() * panels.width; r++)
+      for (int64_t v = 0; v < panels.vectors; v++) std::memset(panels.row(r) + v * panels.step(r), 0, kVectorBytes);
+  }
+  if (row_stride == 1 && k_stride != 1 && panels.rows > 1) return pack_transposed<T>(src, k_stride, kc, panels);
+  for (int64_t r = 0; r < panels.rows; r++) {
+    if (k_stride == 1) {
+      pack_row_contiguous<T>(src + r * row_stride, kc, panels.row(r), panels.step(r));
+    } else {
+      pack_row_strided<T>(src + r * row_stride, k_stride, kc, panels.row(r), panels.step(r));
+    }
+  }
+}
+
+}  // namespace bi::gemm

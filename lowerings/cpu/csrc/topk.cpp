@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstddef>
 #include <type_traits>
 #include <vector>
 
@@ -63,7 +64,7 @@ template <class T> class Selector {
 
   void prune() {
     if (best_.size() > k_) {
-      std::nth_element(best_.begin(), best_.begin() + ptrdiff_t(k_), best_.end());
+      std::nth_element(best_.begin(), best_.begin() + std::ptrdiff_t(k_), best_.end());
       best_.resize(k_);
     }
     if (best_.size() < k_ || k_ == 0) return;

@@ -60,8 +60,9 @@ template <class T, class Op>
 void fold_rows(const Op& op, RowReader<T>& reader, const T* x, const RowLayout& layout,
                int64_t begin, int64_t end, acc_t<T>* totals) {
   constexpr int width = vec_t<T>::width;
-  if (layout.contiguous_rows() || !layout.adjacent_rows()) {
-    for (int64_t i = begin; i < end; ++i) totals[i - begin] = fold_row(op, reader.row(i), layout.extent);
+  if (!layout.vectors_across_rows()) {
+    for (int64_t i = begin; i < end; ++i)
+      totals[i - begin] = fold_row(op, reader.row(i), layout.extent);
     return;
   }
   for (int64_t i = begin; i < end;) {
@@ -214,7 +215,7 @@ void var_mean(DType type, const void* x, const RowLayout& layout, double correct
     T* v = static_cast<T*>(var);
     T* m = static_cast<T*>(mean);
     parallel_for(threads, layout.rows, grain_rows(layout), [&](int64_t begin, int64_t end) {
-      if (layout.contiguous_rows() || !layout.adjacent_rows()) {
+      if (!layout.vectors_across_rows()) {
         RowReader<T> reader(data, layout);
         for (int64_t i = begin; i < end; ++i)
           var_mean_row(reader.row(i), layout.extent, divisor, v[i], m[i]);

@@ -86,16 +86,14 @@ void softmax_columns(bool log, const T* x, const Dims& dims, int64_t n, int colu
   const MaxUnordered<V> larger;
   V max = larger.identity();
   for (int64_t j = 0; j < n; ++j) max = larger.combine(max, at(j));
-  V lanes[kLanes][1];
+  StoredLanes<V, 1> lanes;
+  const Sum<V> sum;
   for (int64_t j = 0; j < n; ++j) {
     const V value = exp_nonpositive(at(j) - max);
     if (!log) store(e + j * V::width, value);
-    V& lane = lanes[j % kLanes][0];
-    lane = j < kLanes ? V() + value : lane + value;
+    lanes.add(sum, j, 0, value);
   }
-  const Sum<V> sum[1];
-  fold_stored_lanes<Sum<V>, V, 1>(sum, lanes, std::min<int64_t>(n, kLanes));
-  const V total = lanes[0][0];
+  const V total = lanes.fold(sum, 0, n);
   const V log_total = bi::log(total), scale = V(acc_t<T>(1)) / total;
   for (int64_t j = 0; j < n; ++j) {
     const V value = log ? (at(j) - max) - log_total : load(e + j * V::width) * scale;
@@ -109,7 +107,7 @@ void softmax_all(bool log, const T* x, const RowLayout& layout, int64_t inner, O
   constexpr int width = vec_t<T>::width;
   const int64_t n = layout.extent;
   const auto out_row = [&](int64_t i) { return y + i / inner * n * inner + i % inner; };
-  const bool by_row = layout.contiguous_rows() || !layout.adjacent_rows();
+  const bool by_row = !layout.vectors_across_rows();
   const bool needs_scratch = !log && !(by_row && inner == 1 && std::is_same_v<O, acc_t<T>>);
   const int64_t grain = std::max<int64_t>(1, kGrain / n);
   parallel_for(threads, layout.rows, grain, [&](int64_t begin, int64_t end) {

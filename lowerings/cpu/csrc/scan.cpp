@@ -64,11 +64,16 @@ void scan_block(Scan kind, const T* x, const Chains& chains, int count, T* y) {
   constexpr int width = chain_t<T>::width;
   if (kind == Scan::logcumsumexp) return log_scan_chains(x, chains, count, y);
   const bool sum = kind == Scan::cumsum;
-  if (count == width) {
+  if (count == width && chains.step > 1) {
     if (sum) return scan_chains<RunningSum, width>(x, chains, 0, y);
     return scan_chains<RunningProduct, width>(x, chains, 1, y);
   }
-  for (int c = 0; c < count; ++c, x += chains.apart, y += chains.apart) {
+  int c = 0;
+  for (; c + 4 <= count; c += 4, x += 4 * chains.apart, y += 4 * chains.apart) {
+    if (sum) scan_chains<RunningSum, 4>(x, chains, 0, y);
+    else scan_chains<RunningProduct, 4>(x, chains, 1, y);
+  }
+  for (; c < count; ++c, x += chains.apart, y += chains.apart) {
     if (sum) scan_chains<RunningSum, 1>(x, chains, 0, y);
     else scan_chains<RunningProduct, 1>(x, chains, 1, y);
   }

@@ -17,7 +17,8 @@ CSRC = Path(__file__).parents[2] / "lowerings" / "cpu" / "csrc"
 FAMILIES = ("reduction", "reduction_integers", "softmax", "norm", "scan", "scatter",
             "embedding_bag", "pool", "topk")  # fmt: skip
 BINDINGS = ("reduction", "norm", "scan", "scatter", "pool")
-FLAGS = "-O3 -std=c++20 -fPIC -fopenmp -ffp-contract=off -fno-math-errno -fsigned-zeros".split()
+FLAGS = ["-O3", "-std=c++20", "-fPIC", "-fopenmp", "-ffp-contract=off", "-fno-math-errno",
+         "-fsigned-zeros"]  # fmt: skip
 ISAS = {
     "avx512": ["-march=native", "-DBI_ISA_AVX512"],
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-DBI_ISA_AVX2"],

@@ -110,7 +110,11 @@ def test_nan_is_the_largest_and_zeros_are_equal(dtype):
     long = torch.cat([x, torch.zeros(500, dtype=dtype), x])
     assert OPS.topk(long, 3, 0, True, True)[1].tolist() == [1, 3, 510]
     assert OPS.topk(long, 3, 0, False, True)[1].tolist() == [6, 515, 4]
-    assert OPS.topk(torch.full((400,), nan, dtype=dtype), 3, 0, False, False)[1].tolist() == [0, 1, 2]
+    assert OPS.topk(torch.full((400,), nan, dtype=dtype), 3, 0, False, False)[1].tolist() == [
+        0,
+        1,
+        2,
+    ]
 
 
 def test_topk_of_scalars_empty_rows_and_too_large_k():

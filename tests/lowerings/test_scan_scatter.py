@@ -1,5 +1,6 @@
 """scan, scatter_add, index_add, index_put_add, embedding_bag: order, dtypes, errors."""
 
+import itertools
 import math
 
 import pytest
@@ -211,7 +212,7 @@ def test_bad_indices_are_named():
 
 def bags_in_order(weight, indices, bounds, sample, mode, padding):
     out = []
-    for begin, end in zip(bounds[:-1], bounds[1:], strict=True):
+    for begin, end in itertools.pairwise(bounds):
         kept = [j for j in range(begin, end) if indices[j] != padding]
         rows = weight[indices[kept]].to(wide(weight.dtype))
         if sample is not None:

@@ -112,7 +112,8 @@ template <class T, class Op>
   using V = vec_t<T>;
   LaneAccumulator<Op, V> lanes(op);
   for_each_vector<V>(
-      n, [&](int k, int64_t at) { lanes.acc[k] = op.combine(lanes.acc[k], op.map(load(row + at))); },
+      n,
+      [&](int k, int64_t at) { lanes.acc[k] = op.combine(lanes.acc[k], op.map(load(row + at))); },
       [&](int k, int64_t at, int m) {
         const V x = select_first(m, op.map(load(row + at, m)), op.identity());
         lanes.acc[k] = op.combine(lanes.acc[k], x);

@@ -75,13 +75,14 @@ template <class F> inline void for_each_offset(const Dims& dims, F&& f) {
   }
 }
 
-/// Hands out rows as contiguous memory; strided ones are copied into a buffer of this reader.
+/// Hands out rows as contiguous memory; strided ones (not direct) are copied into one buffer.
 template <class T> class RowReader {
  public:
   RowReader(const T* base, const RowLayout& layout)
       : base_(base), layout_(layout), direct_(layout.contiguous_rows()) {
     if (!direct_) buffer_ = std::make_unique_for_overwrite<T[]>(size_t(layout.extent));
   }
+  bool direct() const { return direct_; }
   const T* row(int64_t i) {
     const T* start = base_ + layout_.kept.offset(i);
     if (direct_) return start;

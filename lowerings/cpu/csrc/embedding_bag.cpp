@@ -38,7 +38,8 @@ void embedding_bag(Bag mode, const BagArguments& a, bool has_end, int threads) {
   dispatch_floating(a.type, [&](auto tag) {
     using T = tag_t<decltype(tag)>;
     const int64_t work = a.width * std::max<int64_t>(1, a.count / std::max<int64_t>(a.bags, 1));
-    parallel_for(threads, a.bags, 1 + 16384 / std::max<int64_t>(work, 1), [&](int64_t i, int64_t end) {
+    const int64_t grain = 1 + 16384 / std::max<int64_t>(work, 1);
+    parallel_for(threads, a.bags, grain, [&](int64_t i, int64_t end) {
       for (; i < end; ++i) {
         const int64_t stop = has_end || i + 1 < a.bags ? a.offsets[i + 1] : a.count;
         fold_bag(mode, a, a.offsets[i], stop, static_cast<T*>(a.out) + i * a.width);

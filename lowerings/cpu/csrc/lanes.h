@@ -112,7 +112,8 @@ template <class T, class Op>
   using V = vec_t<T>;
   LaneAccumulator<Op, V> lanes(op);
   for_each_vector<V>(
-      n, [&](int k, int64_t at) { lanes.acc[k] = op.combine(lanes.acc[k], op.map(load(row + at))); },
+      n,
+      [&](int k, int64_t at) { lanes.acc[k] = op.combine(lanes.acc[k], op.map(load(row + at))); },
       [&](int k, int64_t at, int m) {
         const V x = select_first(m, op.map(load(row + at, m)), op.identity());
         lanes.acc[k] = op.combine(lanes.acc[k], x);
@@ -120,43 +121,55 @@ template <class T, class Op>
   return lanes.fold(op);
 }
 
-/// The tree over 64 stored lane vectors; lanes from `used` on are identities and are left out.
-template <class Op, class V, int C>
-inline void fold_stored_lanes(const Op (&ops)[C], V (*acc)[C], int64_t used) {
-  for (int w = kLanes / 2; w > 0; w /= 2)
-    for (int i = 0; i < w && i + w < used; ++i)
-      for (int c = 0; c < C; ++c) acc[i][c] = ops[c].combine(acc[i][c], acc[i + w][c]);
-}
+/// The lanes of C vectors of adjacent rows, in memory: lane l of row c * width + r is at
+/// [l][c * width + r]. Left uninitialised: lanes past the extent are identities and never touched.
+template <class V, int C> struct StoredLanes {
+  alignas(64) typename V::scalar at[kLanes][C * V::width];
 
-/// Schedule 2: C vectors of adjacent rows at once, their lanes in memory. columns <= C * width;
-/// result[c] holds the folds. Same order as fold_row for each row.
+  /// Folds x into vector c of the lane of element j.
+  template <class Op> void add(const Op& op, int64_t j, int c, V x) {
+    typename V::scalar* lane = at[j % kLanes] + c * V::width;
+    store(lane, op.combine(j < kLanes ? op.identity() : load(lane), x));
+  }
+  /// The tree over the lanes of vector c.
+  template <class Op> V fold(const Op& op, int c, int64_t extent) {
+    const int64_t used = std::min<int64_t>(extent, kLanes);
+    const int first_row = c * V::width;
+    for (int w = kLanes / 2; w > 0; w /= 2)
+      for (int i = 0; i < w && i + w < used; ++i) {
+        typename V::scalar* lane = at[i] + first_row;
+        store(lane, op.combine(load(lane), load(at[i + w] + first_row)));
+      }
+    return load(at[0] + first_row);
+  }
+};
+
+/// Schedule 2: C vectors of adjacent rows at once. columns <= C * width; result[c] holds the
+/// folds. Same order as fold_row for each row. The extent is at least 1.
 template <class T, class Op, int C>
-[[gnu::noinline]] void fold_columns(const Op (&ops)[C], const T* base, const Dims& reduced, int64_t extent,
-                                  int64_t columns, vec_t<T> (&result)[C]) {
+[[gnu::noinline]] void fold_columns(const Op (&ops)[C], const T* base, const Dims& reduced,
+                                    int64_t extent, int64_t columns, vec_t<T> (&result)[C]) {
   using V = vec_t<T>;
-  V acc[kLanes][C];
-#pragma GCC unroll 1
-  for (auto& lane : acc)
-    for (int c = 0; c < C; ++c) lane[c] = ops[c].identity();
+  StoredLanes<V, C> lanes;
   int64_t j = 0;
   if (columns == C * V::width) {
     for_each_offset(reduced, [&](int64_t at) {
-      V* lane = acc[j++ % kLanes];
 #pragma GCC unroll 4
       for (int c = 0; c < C; ++c)
-        lane[c] = ops[c].combine(lane[c], ops[c].map(load(base + at + c * V::width)));
+        lanes.add(ops[c], j, c, ops[c].map(load(base + at + c * V::width)));
+      ++j;
     });
   } else {
     for_each_offset(reduced, [&](int64_t at) {
-      V* lane = acc[j++ % kLanes];
       for (int c = 0; c < C && c * V::width < columns; ++c) {
         const int m = static_cast<int>(std::min<int64_t>(V::width, columns - c * V::width));
-        lane[c] = ops[c].combine(lane[c], ops[c].map(load(base + at + c * V::width, m)));
+        lanes.add(ops[c], j, c, ops[c].map(load(base + at + c * V::width, m)));
       }
+      ++j;
     });
   }
-  fold_stored_lanes<Op, V, C>(ops, acc, std::min<int64_t>(extent, kLanes));
-  for (int c = 0; c < C; ++c) result[c] = acc[0][c];
+  for (int c = 0; c < C && c * V::width < columns; ++c)
+    result[c] = lanes.fold(ops[c], c, extent);
 }
 
 /// Largest run of adjacent rows from row i on, at most `limit`.

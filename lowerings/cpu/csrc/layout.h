@@ -50,8 +50,12 @@ struct RowLayout {
   bool contiguous_rows() const {
     return extent == 0 || reduced.rank == 0 || (reduced.rank == 1 && reduced.stride[0] == 1);
   }
-  /// Rows that lie side by side: vectors can run across them.
-  bool adjacent_rows() const { return kept.rank > 0 && kept.inner_stride() == 1; }
+  /// The choice of schedule: vectors across rows where rows lie side by side and their elements do
+  /// not (or there is only one), else vectors along each row, copied together where it is strided.
+  bool vectors_across_rows() const {
+    const bool side_by_side = kept.rank > 0 && kept.inner_stride() == 1;
+    return side_by_side && (extent == 1 || !contiguous_rows());
+  }
 };
 
 /// f(offset) for every element of dims, in row-major order.
@@ -71,13 +75,14 @@ template <class F> inline void for_each_offset(const Dims& dims, F&& f) {
   }
 }
 
-/// Hands out rows as contiguous memory; strided ones are copied into a buffer of this reader.
+/// Hands out rows as contiguous memory; strided ones (not direct) are copied into one buffer.
 template <class T> class RowReader {
  public:
   RowReader(const T* base, const RowLayout& layout)
       : base_(base), layout_(layout), direct_(layout.contiguous_rows()) {
     if (!direct_) buffer_ = std::make_unique_for_overwrite<T[]>(size_t(layout.extent));
   }
+  bool direct() const { return direct_; }
   const T* row(int64_t i) {
     const T* start = base_ + layout_.kept.offset(i);
     if (direct_) return start;

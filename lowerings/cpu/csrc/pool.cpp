@@ -43,14 +43,16 @@ void avg_pool(DType type, const void* x, const PoolShape& s, void* y, int thread
   const int64_t work = out * s.kernel[0] * s.kernel[1] * s.kernel[2];
   dispatch_floating(type, [&](auto tag) {
     using T = tag_t<decltype(tag)>;
-    parallel_for(threads, s.planes, 1 + 16384 / std::max<int64_t>(work, 1), [&](int64_t p, int64_t end) {
+    const int64_t grain = 1 + 16384 / std::max<int64_t>(work, 1);
+    parallel_for(threads, s.planes, grain, [&](int64_t p, int64_t end) {
       for (; p < end; ++p) {
         const T* plane = static_cast<const T*>(x) + p * in;
         T* to = static_cast<T*>(y) + p * out;
         for (int64_t d = 0; d < s.out[0]; ++d)
           for (int64_t h = 0; h < s.out[1]; ++h)
             for (int64_t w = 0; w < s.out[2]; ++w)
-              *to++ = narrow<T>(average(plane, s, Window(s, 0, d), Window(s, 1, h), Window(s, 2, w)));
+              *to++ = narrow<T>(
+                  average(plane, s, Window(s, 0, d), Window(s, 1, h), Window(s, 2, w)));
       }
     });
   });

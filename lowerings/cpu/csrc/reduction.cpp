@@ -14,31 +14,35 @@ int64_t grain_rows(const RowLayout& layout) {
   return std::max<int64_t>(1, kGrain / std::max<int64_t>(layout.extent, 1));
 }
 
-/// |x|^p through double: the rounding to float hides the last bits of the math library.
+/// x^p through double: the rounding to float hides the last bits of the math library.
+template <class V> [[gnu::noinline]] V each_power(V x, double p) {
+  using S = typename V::scalar;
+  S lane[V::width];
+  store(lane, x);
+  for (S& value : lane) value = static_cast<S>(std::pow(static_cast<double>(value), p));
+  return load(lane);
+}
+
 template <class V> struct SumPowers : Sum<V> {
   double p;
   explicit SumPowers(double order) : p(order) {}
-  [[gnu::noinline]] V map(V x) const {
-    using S = typename V::scalar;
-    S lane[V::width];
-    store(lane, abs(x));
-    for (S& value : lane) value = static_cast<S>(std::pow(static_cast<double>(value), p));
-    return load(lane);
-  }
+  V map(V x) const { return each_power(abs(x), p); }
 };
 
 /// What is done to a folded row before it is rounded to the output type.
 struct Finish {
   enum { none, divide, root2, root, positive, is_zero } step = none;
   double argument = 0;
-  template <class S> S operator()(S total) const {
+  template <class V> V operator()(V totals) const {
+    using S = typename V::scalar;
+    const V zero(S(0)), one(S(1));
     switch (step) {
-      case divide: return total / static_cast<S>(argument);
-      case root2: return std::sqrt(total);
-      case root: return static_cast<S>(std::pow(static_cast<double>(total), argument));
-      case positive: return total > 0;
-      case is_zero: return total == 0;
-      default: return total;
+      case divide: return totals / V(static_cast<S>(argument));
+      case root2: return sqrt(totals);
+      case root: return each_power(totals, argument);
+      case positive: return select(less(zero, totals), one, zero);
+      case is_zero: return select(equal(totals, zero), one, zero);
+      default: return totals;
     }
   }
 };
@@ -60,8 +64,9 @@ template <class T, class Op>
 void fold_rows(const Op& op, RowReader<T>& reader, const T* x, const RowLayout& layout,
                int64_t begin, int64_t end, acc_t<T>* totals) {
   constexpr int width = vec_t<T>::width;
-  if (layout.contiguous_rows() || !layout.adjacent_rows()) {
-    for (int64_t i = begin; i < end; ++i) totals[i - begin] = fold_row(op, reader.row(i), layout.extent);
+  if (!layout.vectors_across_rows()) {
+    for (int64_t i = begin; i < end; ++i)
+      totals[i - begin] = fold_row(op, reader.row(i), layout.extent);
     return;
   }
   for (int64_t i = begin; i < end;) {
@@ -71,19 +76,24 @@ void fold_rows(const Op& op, RowReader<T>& reader, const T* x, const RowLayout& 
   }
 }
 
-/// y[i] = finish(totals[i]), rounded to the output type.
-template <class S>
-[[gnu::noinline]] void store_totals(const Finish& finish, const S* totals, int64_t n, DType out,
-                                    void* y, int64_t begin) {
-  if (!is_floating(out)) {
-    for (int64_t i = 0; i < n; ++i) static_cast<uint8_t*>(y)[begin + i] = finish(totals[i]) != 0;
-    return;
+/// y[begin + i] = finish(totals[i]), rounded to the output type.
+template <class V>
+[[gnu::noinline]] void store_totals(const Finish& finish, const typename V::scalar* totals,
+                                    int64_t n, DType out, void* y, int64_t begin) {
+  for (int64_t i = 0; i < n; i += V::width) {
+    const int m = static_cast<int>(std::min<int64_t>(V::width, n - i));
+    const V value = finish(m == V::width ? load(totals + i) : load(totals + i, m));
+    if (!is_floating(out)) {
+      typename V::scalar truth[V::width];
+      store(truth, value);
+      for (int c = 0; c < m; ++c) static_cast<uint8_t*>(y)[begin + i + c] = truth[c] != 0;
+      continue;
+    }
+    dispatch_floating(out, [&](auto tag) {
+      using O = tag_t<decltype(tag)>;
+      if constexpr (std::is_same_v<vec_t<O>, V>) store(static_cast<O*>(y) + begin + i, value, m);
+    });
   }
-  dispatch_floating(out, [&](auto tag) {
-    using O = tag_t<decltype(tag)>;
-    for (int64_t i = 0; i < n; ++i)
-      static_cast<O*>(y)[begin + i] = narrow<O>(static_cast<acc_t<O>>(finish(totals[i])));
-  });
 }
 
 template <class T, class Op>
@@ -97,7 +107,7 @@ void fold_all(const Op& op, const Finish& finish, const void* x, const RowLayout
     for (int64_t i = begin; i < end; i += block) {
       const int64_t stop = std::min(i + block, end);
       fold_rows(op, reader, data, layout, i, stop, totals);
-      store_totals(finish, totals, stop - i, out, y, i);
+      store_totals<vec_t<T>>(finish, totals, stop - i, out, y, i);
     }
   });
 }
@@ -214,7 +224,7 @@ void var_mean(DType type, const void* x, const RowLayout& layout, double correct
     T* v = static_cast<T*>(var);
     T* m = static_cast<T*>(mean);
     parallel_for(threads, layout.rows, grain_rows(layout), [&](int64_t begin, int64_t end) {
-      if (layout.contiguous_rows() || !layout.adjacent_rows()) {
+      if (!layout.vectors_across_rows()) {
         RowReader<T> reader(data, layout);
         for (int64_t i = begin; i < end; ++i)
           var_mean_row(reader.row(i), layout.extent, divisor, v[i], m[i]);

@@ -33,7 +33,9 @@ template <class T> class Accumulators {
  public:
   Accumulators(const T* x, int64_t n, T* out, int threads) : n_(n), out_(out), threads_(threads) {
     if constexpr (kSame) {
-      each([=](int64_t i, int64_t end) { std::memcpy(out + i, x + i, sizeof(T) * size_t(end - i)); });
+      each([=](int64_t i, int64_t end) {
+        std::memcpy(out + i, x + i, sizeof(T) * size_t(end - i));
+      });
     } else {
       image_ = std::make_unique_for_overwrite<adder_t<T>[]>(size_t(n));
       each([&](int64_t i, int64_t end) {
@@ -112,7 +114,8 @@ void index_add_as(const T* x, int64_t outer, int64_t size, int64_t inner, const 
   // A thread owns whole blocks of columns, and walks every source of them in order.
   parallel_for(threads, outer * blocks, grain, [&](int64_t begin, int64_t end) {
     while (begin < end) {
-      const int64_t o = begin / blocks, b = begin % blocks, last = std::min(blocks, b + end - begin);
+      const int64_t o = begin / blocks, b = begin % blocks;
+      const int64_t last = std::min(blocks, b + end - begin);
       const int64_t first = b * kBlock, columns = std::min(inner, last * kBlock) - first;
       for (int64_t j = 0; j < n; ++j) {
         adder_t<T>* row = to + (o * size + index[j]) * inner + first;

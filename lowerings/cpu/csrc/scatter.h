@@ -23,7 +23,7 @@ void scatter_add(DType type, const void* x, const ScatterShape& shape, const int
 /// src [outer, n, inner]; the product is rounded before it is added. Threads split outer and
 /// inner.
 void index_add(DType type, const void* x, int64_t outer, int64_t size, int64_t inner,
-               const int64_t* index, int64_t n, const void* src, double alpha, int64_t integer_alpha,
-               void* out, int threads);
+               const int64_t* index, int64_t n, const void* src, double alpha,
+               int64_t integer_alpha, void* out, int threads);
 
 }  // namespace bi

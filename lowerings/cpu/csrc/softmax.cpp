@@ -15,8 +15,6 @@ template <class V> struct MaxUnordered : Max<V> {
   V combine(V acc, V x) const { return max_second(x, acc); }
 };
 
-template <class V> V log_of(typename V::scalar x) { return log(V(x)); }
-
 /// e[j] = exp(x[j] - max) into `e`; returns the sum of e by the plan.
 template <class T, class V = vec_t<T>>
 typename V::scalar exp_row(const T* x, int64_t n, V max, typename V::scalar* e) {
@@ -60,18 +58,63 @@ void map_row(const S* x, int64_t n, O* y, const F& f) {
       [&](int, int64_t at, int m) { store(y + at, f(load(x + at, m)), m); });
 }
 
-template <class T, class O>
-void softmax_row(bool log, const T* x, int64_t n, O* y, acc_t<T>* e) {
+template <class T, class O> void softmax_row(const T* x, int64_t n, O* y, acc_t<T>* e) {
   using V = vec_t<T>;
   const V max(fold_row(MaxUnordered<V>{}, x, n));
-  if (log) {
-    const V log_sum = log_of<V>(exp_sum(x, n, max));
-    map_row<V>(x, n, y, [&](V v) { return (v - max) - log_sum; });
-    return;
-  }
   if constexpr (std::is_same_v<O, acc_t<T>>) e = y;
   const V scale = V(acc_t<T>(1)) / V(exp_row(x, n, max, e));
   map_row<V>(e, n, y, [&](V v) { return v * scale; });
+}
+
+/// Several rows, so that one vector log serves them all: alone it takes longer than a row of 64.
+template <class T, class O>
+void log_softmax_rows(const T* const* x, int rows, int64_t n, O* const* y) {
+  using V = vec_t<T>;
+  acc_t<T> max[V::width], sum[V::width] = {};
+  for (int i = 0; i < rows; ++i) {
+    max[i] = fold_row(MaxUnordered<V>{}, x[i], n);
+    sum[i] = exp_sum(x[i], n, V(max[i]));
+  }
+  store(sum, bi::log(load(sum)));
+  for (int i = 0; i < rows; ++i) {
+    const V row_max(max[i]), log_sum(sum[i]);
+    map_row<V>(x[i], n, y[i], [&](V v) { return (v - row_max) - log_sum; });
+  }
+}
+
+/// Rows [begin, end) of memory that is contiguous along the row in x and in y.
+template <class T, class O>
+void direct_rows(bool log, RowReader<T>& reader, int64_t n, int64_t begin, int64_t end, O* y,
+                 acc_t<T>* e) {
+  if (!log) {
+    for (int64_t i = begin; i < end; ++i) softmax_row(reader.row(i), n, y + i * n, e);
+    return;
+  }
+  constexpr int width = vec_t<T>::width;
+  // Several rows must stay in the first-level cache between the passes.
+  const int64_t block = reader.direct() ? std::clamp<int64_t>(4096 / n, 1, width) : 1;
+  for (int64_t i = begin; i < end; i += block) {
+    const int rows = static_cast<int>(std::min(block, end - i));
+    const T* from[width];
+    O* to[width];
+    for (int r = 0; r < rows; ++r) from[r] = reader.row(i + r), to[r] = y + (i + r) * n;
+    log_softmax_rows(from, rows, n, to);
+  }
+}
+
+/// Rows whose elements are `inner` apart in y: computed in a buffer, then spread out.
+template <class T, class O>
+void spread_rows(bool log, RowReader<T>& reader, int64_t n, int64_t inner, int64_t begin,
+                 int64_t end, O* y, acc_t<T>* e) {
+  const std::unique_ptr<O[]> buffer(new O[size_t(n)]);
+  O* row = buffer.get();
+  for (int64_t i = begin; i < end; ++i) {
+    const T* x = reader.row(i);
+    if (log) log_softmax_rows(&x, 1, n, &row);
+    else softmax_row(x, n, row, e);
+    O* to = y + i / inner * n * inner + i % inner;
+    for (int64_t j = 0; j < n; ++j) to[j * inner] = row[j];
+  }
 }
 
 /// Up to one vector of adjacent rows: lanes of the sum in memory, the same order as a single row.
@@ -86,16 +129,14 @@ void softmax_columns(bool log, const T* x, const Dims& dims, int64_t n, int colu
   const MaxUnordered<V> larger;
   V max = larger.identity();
   for (int64_t j = 0; j < n; ++j) max = larger.combine(max, at(j));
-  V lanes[kLanes][1];
+  StoredLanes<V, 1> lanes;
+  const Sum<V> sum;
   for (int64_t j = 0; j < n; ++j) {
     const V value = exp_nonpositive(at(j) - max);
     if (!log) store(e + j * V::width, value);
-    V& lane = lanes[j % kLanes][0];
-    lane = j < kLanes ? V() + value : lane + value;
+    lanes.add(sum, j, 0, value);
   }
-  const Sum<V> sum[1];
-  fold_stored_lanes<Sum<V>, V, 1>(sum, lanes, std::min<int64_t>(n, kLanes));
-  const V total = lanes[0][0];
+  const V total = lanes.fold(sum, 0, n);
   const V log_total = bi::log(total), scale = V(acc_t<T>(1)) / total;
   for (int64_t j = 0; j < n; ++j) {
     const V value = log ? (at(j) - max) - log_total : load(e + j * V::width) * scale;
@@ -109,7 +150,7 @@ void softmax_all(bool log, const T* x, const RowLayout& layout, int64_t inner, O
   constexpr int width = vec_t<T>::width;
   const int64_t n = layout.extent;
   const auto out_row = [&](int64_t i) { return y + i / inner * n * inner + i % inner; };
-  const bool by_row = layout.contiguous_rows() || !layout.adjacent_rows();
+  const bool by_row = !layout.vectors_across_rows();
   const bool needs_scratch = !log && !(by_row && inner == 1 && std::is_same_v<O, acc_t<T>>);
   const int64_t grain = std::max<int64_t>(1, kGrain / n);
   parallel_for(threads, layout.rows, grain, [&](int64_t begin, int64_t end) {
@@ -117,14 +158,8 @@ void softmax_all(bool log, const T* x, const RowLayout& layout, int64_t inner, O
     if (needs_scratch) e.reset(new acc_t<T>[size_t(n * (by_row ? 1 : width))]);
     if (by_row) {
       RowReader<T> reader(x, layout);
-      std::unique_ptr<O[]> row;
-      if (inner > 1) row.reset(new O[size_t(n)]);
-      for (int64_t i = begin; i < end; ++i) {
-        O* to = inner > 1 ? row.get() : out_row(i);
-        softmax_row(log, reader.row(i), n, to, e.get());
-        if (inner > 1)
-          for (int64_t j = 0; j < n; ++j) out_row(i)[j * inner] = row[j];
-      }
+      if (inner == 1) direct_rows(log, reader, n, begin, end, y, e.get());
+      else spread_rows(log, reader, n, inner, begin, end, y, e.get());
       return;
     }
     for (int64_t i = begin; i < end;) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstddef>
 #include <type_traits>
 #include <vector>
 
@@ -11,26 +12,44 @@ namespace bi {
 namespace {
 
 /// A value as an unsigned integer in its own order: NaN above everything, -0 equal to +0.
-template <class T> uint64_t order_of(T x) {
-  if constexpr (std::is_integral_v<T>) {
+template <class S> auto order_of(S x) {
+  if constexpr (std::is_integral_v<S>) {
     return static_cast<uint64_t>(static_cast<int64_t>(x)) ^ (uint64_t{1} << 63);
   } else {
-    const double wide = static_cast<double>(widen(x)) + 0.0;  // -0 + 0 is +0
-    if (wide != wide) return ~uint64_t{0};
-    const uint64_t b = std::bit_cast<uint64_t>(wide);
-    return b >> 63 ? ~b : b | uint64_t{1} << 63;
+    using U = std::conditional_t<sizeof(S) == 4, uint32_t, uint64_t>;
+    constexpr U sign = U{1} << (8 * sizeof(S) - 1);
+    const U b = std::bit_cast<U>(x + S(0));  // -0 + 0 is +0
+    return x != x ? ~U{0} : b & sign ? U(~b) : U(b | sign);
   }
 }
+template <class T> T value_of(T x) requires std::is_integral_v<T> { return x; }
+template <class T> acc_t<T> value_of(T x) requires(!std::is_integral_v<T>) { return widen(x); }
 
-struct Candidate {
-  uint64_t rank;  // ascending: the best first
+/// (rank, index) in ascending order; the smallest is the best.
+struct WideKey {
+  uint64_t rank;
   int64_t index;
-  bool operator<(const Candidate& o) const {
+  static constexpr uint64_t worst_rank = ~uint64_t{0};
+  bool operator<(const WideKey& o) const {
     return rank < o.rank || (rank == o.rank && index < o.index);
   }
 };
+/// The same in one word, twice as fast to sort: rows below 2^32 elements of at most 32 bits.
+struct PackedKey {
+  uint64_t word;
+  static constexpr uint64_t worst_rank = ~uint32_t{0};
+  bool operator<(const PackedKey& o) const { return word < o.word; }
+};
+inline uint64_t rank_of(const WideKey& k) { return k.rank; }
+inline int64_t index_of(const WideKey& k) { return k.index; }
+inline uint64_t rank_of(const PackedKey& k) { return k.word >> 32; }
+inline int64_t index_of(const PackedKey& k) { return static_cast<int64_t>(k.word & 0xFFFFFFFFu); }
+inline void set(WideKey& k, uint64_t rank, int64_t index) { k = {rank, index}; }
+inline void set(PackedKey& k, uint64_t rank, int64_t index) {
+  k.word = rank << 32 | static_cast<uint64_t>(index);
+}
 
-template <class T> class Selector {
+template <class T, class Key> class Selector {
  public:
   Selector(int64_t k, bool largest) : k_(size_t(k)), largest_(largest) {
     limit_ = 2 * k_ + 64;
@@ -39,38 +58,40 @@ template <class T> class Selector {
 
   void select(const T* row, int64_t n, T* values, int64_t* indices) {
     best_.clear();
-    worst_ = ~uint64_t{0};
+    worst_ = Key::worst_rank;
     full_ = false;
     for (int64_t j = 0; j < n;) j = full_ ? skip_worse(row, j, n) : offer(row, j);
     prune();
     std::sort(best_.begin(), best_.end());
     for (size_t i = 0; i < k_; ++i) {
-      indices[i] = best_[i].index;
-      values[i] = row[best_[i].index];
+      indices[i] = index_of(best_[i]);
+      values[i] = row[index_of(best_[i])];
     }
   }
 
  private:
   int64_t offer(const T* row, int64_t j) {
-    const uint64_t order = order_of(row[j]);
-    const uint64_t rank = largest_ ? ~order : order;
+    const auto order = order_of(value_of(row[j]));
+    const decltype(order) rank = largest_ ? ~order : order;
     // Indices ascend, so an element that equals the k-th best one comes too late.
     if (full_ && rank >= worst_) return j + 1;
-    best_.push_back({rank, j});
+    Key key;
+    set(key, rank, j);
+    best_.push_back(key);
     if (best_.size() == limit_) prune();
     return j + 1;
   }
 
   void prune() {
     if (best_.size() > k_) {
-      std::nth_element(best_.begin(), best_.begin() + ptrdiff_t(k_), best_.end());
+      std::nth_element(best_.begin(), best_.begin() + std::ptrdiff_t(k_), best_.end());
       best_.resize(k_);
     }
     if (best_.size() < k_ || k_ == 0) return;
-    const Candidate& last = *std::max_element(best_.begin(), best_.end());
+    const Key& last = *std::max_element(best_.begin(), best_.end());
     full_ = true;
-    worst_ = last.rank;
-    worst_index_ = last.index;
+    worst_ = rank_of(last);
+    worst_index_ = index_of(last);
   }
 
   /// Passes whole vectors in which nothing can beat the k-th best; offers the others one by one.
@@ -98,8 +119,17 @@ template <class T> class Selector {
   bool largest_, full_ = false;
   uint64_t worst_ = 0;
   int64_t worst_index_ = 0;
-  std::vector<Candidate> best_;
+  std::vector<Key> best_;
 };
+
+template <class T, class Key>
+void select_rows(const T* x, int64_t rows, int64_t n, int64_t k, bool largest, T* values,
+                 int64_t* indices, int threads) {
+  parallel_for(threads, rows, 1 + 4096 / n, [&](int64_t i, int64_t end) {
+    Selector<T, Key> selector(k, largest);
+    for (; i < end; ++i) selector.select(x + i * n, n, values + i * k, indices + i * k);
+  });
+}
 
 }  // namespace
 
@@ -108,12 +138,12 @@ void topk(DType type, const void* x, int64_t rows, int64_t n, int64_t k, bool la
   if (k == 0) return;
   const auto run = [&](auto tag) {
     using T = tag_t<decltype(tag)>;
-    parallel_for(threads, rows, 1 + 4096 / n, [&](int64_t i, int64_t end) {
-      Selector<T> selector(k, largest);
-      for (; i < end; ++i)
-        selector.select(static_cast<const T*>(x) + i * n, n, static_cast<T*>(values) + i * k,
-                        indices + i * k);
-    });
+    const T* from = static_cast<const T*>(x);
+    T* to = static_cast<T*>(values);
+    if constexpr (!std::is_integral_v<T> && sizeof(T) <= 4)
+      if (n < int64_t{1} << 32)
+        return select_rows<T, PackedKey>(from, rows, n, k, largest, to, indices, threads);
+    select_rows<T, WideKey>(from, rows, n, k, largest, to, indices, threads);
   };
   if (is_floating(type)) dispatch_floating(type, run);
   else dispatch_integer(type, run);

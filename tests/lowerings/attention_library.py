@@ -16,14 +16,28 @@ import bi_inductor.ops  # noqa: F401  (defines the schema)
 
 CSRC = Path(__file__).parents[2] / "lowerings" / "cpu" / "csrc"
 REFERENCE = Path(__file__).with_name("attention_reference.cpp")
-FLAGS = "-O3 -std=c++20 -fPIC -fopenmp -ffp-contract=off -fno-math-errno -fsigned-zeros".split()
+FLAGS = [
+    "-O3",
+    "-std=c++20",
+    "-fPIC",
+    "-fopenmp",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fsigned-zeros",
+]
 ISAS = {
     "avx512": ["-march=native", "-DBI_ISA_AVX512"],
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-DBI_ISA_AVX2"],
     "portable": ["-DBI_ISA_PORTABLE"],
 }
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.float64: 3}
-MASK_TYPES = {torch.bool: 1, torch.float32: 2, torch.bfloat16: 3, torch.float16: 4, torch.float64: 5}
+MASK_TYPES = {
+    torch.bool: 1,
+    torch.float32: 2,
+    torch.bfloat16: 3,
+    torch.float16: 4,
+    torch.float64: 5,
+}
 REGISTRATION = """#include "bindings/attention.h"
 TORCH_LIBRARY_IMPL(bi_inductor, CPU, m) { bi::torch_bindings::register_attention(m); }
 """

@@ -29,7 +29,9 @@ def out_of(q, k, v, mask=None, **options):
     return attend(q, k, v, mask, **options)[0]
 
 
-def qkv(queries, keys, *, batch=1, heads=2, kv_heads=None, dim=64, value_dim=None, dtype=torch.float32):
+def qkv(
+    queries, keys, *, batch=1, heads=2, kv_heads=None, dim=64, value_dim=None, dtype=torch.float32
+):
     """Views [B, H, L, D] of [B, L, H, D], as models make them."""
     kv_heads, value_dim = kv_heads or heads, value_dim or dim
     shapes = ((queries, heads, dim), (keys, kv_heads, dim), (keys, kv_heads, value_dim))
@@ -55,13 +57,17 @@ def make_mask(kind, queries, keys):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("mask", [None, "bool", "window", torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    "mask", [None, "bool", "window", torch.float32, torch.bfloat16, torch.float64]
+)
 @pytest.mark.parametrize(
     ("queries", "keys", "heads", "kv_heads", "dim", "value_dim"),
     [(1, 1100, 4, 1, 64, 64), (5, 77, 2, 2, 40, 33), (61, 700, 2, 1, 32, 80), (3, 5, 1, 1, 1, 1)],
 )
 def test_the_kernel_follows_the_plan(dtype, mask, queries, keys, heads, kv_heads, dim, value_dim):
-    q, k, v = qkv(queries, keys, heads=heads, kv_heads=kv_heads, dim=dim, value_dim=value_dim, dtype=dtype)
+    q, k, v = qkv(
+        queries, keys, heads=heads, kv_heads=kv_heads, dim=dim, value_dim=value_dim, dtype=dtype
+    )
     m = make_mask(mask, queries, keys)
     assert same_bits(out_of(q, k, v, m), lib.reference(q, k, v, m).to(dtype))
 
@@ -109,7 +115,9 @@ def test_prefill_chunks_and_decode_agree(dtype, keys):
 def test_stock_attention_changes_with_the_query_count():
     q, k, v = qkv(300, 300, heads=4)
     stock = F.scaled_dot_product_attention(q, k, v)
-    alone = torch.cat([F.scaled_dot_product_attention(q[:, :, t : t + 1], k, v) for t in range(300)], 2)
+    alone = torch.cat(
+        [F.scaled_dot_product_attention(q[:, :, t : t + 1], k, v) for t in range(300)], 2
+    )
     assert not torch.equal(stock, alone), "control too weak: stock torch agrees with itself here"
     ours = torch.cat([out_of(q[:, :, t : t + 1], k, v) for t in range(300)], 2)
     assert same_bits(out_of(q, k, v), ours)
@@ -178,12 +186,16 @@ def test_strides_and_threads_change_nothing(dtype, dim):
         assert same_bits(lib.attend_with(lib.host_isas()[0], q, k, v, threads=threads)[0], expected)
 
 
-def test_threads_change_nothing_in_decode():
-    for heads, kv_heads in ((9, 3), (4, 1), (3, 3)):
-        q, k, v = qkv(1, 1500, heads=heads, kv_heads=kv_heads)
-        expected = out_of(q, k, v)
+@pytest.mark.parametrize("dtype", HALVES_AND_FLOAT, ids=str)
+@pytest.mark.parametrize("queries", [1, 8])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(9, 3), (4, 1), (3, 3)])
+def test_threads_change_nothing_in_decode(dtype, queries, heads, kv_heads):
+    q, k, v = qkv(queries, 1500, heads=heads, kv_heads=kv_heads, value_dim=72, dtype=dtype)
+    for mask in (None, make_mask("window", queries, 1500), make_mask("bool", queries, 1500)):
+        expected = lib.reference(q, k, v, mask).to(dtype)
         for threads in (1, 2, 3, 5):
-            assert same_bits(lib.attend_with(lib.host_isas()[0], q, k, v, threads=threads)[0], expected)
+            got = lib.attend_with(lib.host_isas()[0], q, k, v, mask, threads=threads)[0]
+            assert same_bits(got, expected)
 
 
 @pytest.mark.parametrize("isa", lib.host_isas())
@@ -240,9 +252,13 @@ def test_errors_stay_within_twice_the_stock_ones(dtype, is_causal):
         assert (out.double() - exact).abs().max() <= budget
         scores = (q.double() @ k.double().mT) * dim**-0.5
         if is_causal:
-            scores = scores.masked_fill(~torch.ones(queries, keys, dtype=torch.bool).tril(), -torch.inf)
+            scores = scores.masked_fill(
+                ~torch.ones(queries, keys, dtype=torch.bool).tril(), -torch.inf
+            )
         tolerance = {torch.float64: 1e-13}.get(dtype, 3e-6)
-        torch.testing.assert_close(lse.double(), scores.logsumexp(-1), rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(
+            lse.double(), scores.logsumexp(-1), rtol=tolerance, atol=tolerance
+        )
 
 
 def test_three_dimensions_are_one_head():
@@ -278,7 +294,11 @@ def test_denormal_flushing_of_the_caller_changes_nothing():
     ],
 )
 def test_an_error_names_what_is_wrong(change, text):
-    given = {"q": torch.zeros(1, 4, 3, 8), "k": torch.zeros(1, 2, 5, 8), "v": torch.zeros(1, 2, 5, 8)}
+    given = {
+        "q": torch.zeros(1, 4, 3, 8),
+        "k": torch.zeros(1, 2, 5, 8),
+        "v": torch.zeros(1, 2, 5, 8),
+    }
     options = {"mask": None, "split_size": 512} | given | change
     with pytest.raises(ValueError, match=text):
         torch.ops.bi_inductor.attention(**options)

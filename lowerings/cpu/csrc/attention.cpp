@@ -17,7 +17,8 @@ namespace {
 constexpr int64_t kMaxTileRows = 48;
 constexpr int64_t kDirectRows = 4;            // up to here K is transposed in registers
 constexpr int64_t kTileScores = 1 << 16;      // scores of a tile stay in the second-level cache
-constexpr int64_t kPackedBytes = 32 << 20;    // packed K and V alive at one time
+constexpr int64_t kPackedBytes = 2 << 20;     // packed K and V per thread: reused pages, near the caches
+constexpr int64_t kSplitKeys = 128;           // keys of one piece of work where heads are too few for the threads
 constexpr double kOneThreadWork = 1 << 16;    // multiply-adds that are not worth waking threads for
 
 struct FreeAligned {
@@ -43,8 +44,8 @@ struct Tile {
 // What one thread needs for one tile.
 template <class A>
 struct Scratch {
-  int64_t score_stride, bits_stride, sums_stride;
-  Buffer<A> q, scores, sums, totals, panel;
+  int64_t score_stride, bits_stride, sums_stride, low = 0, high = 0;  // [low, high): keys that some row keeps
+  Buffer<A> q, scores, sums, totals;
   Buffer<uint16_t> bits;
   Span spans[kMaxTileRows];
   A l[kMaxTileRows];
@@ -57,7 +58,6 @@ struct Scratch {
         scores(make_buffer<A>(rows * score_stride)),
         sums(make_buffer<A>(rows * sums_stride)),
         totals(make_buffer<A>(rows * sums_stride)),
-        panel(make_buffer<A>(kMaxVectors<A> * 16 * args.dim)),
         bits(make_buffer<uint16_t>(args.mask_type == MaskType::kNone ? 1 : rows * bits_stride)) {}
 };
 
@@ -74,40 +74,90 @@ class Attention {
     const double work = double(kv_heads) * double(head_rows) * double(args_.keys) * double(args_.dim + args_.value_dim);
     const int threads = work < kOneThreadWork ? 1 : std::max(args_.threads, 1);
     shared_ = tiles_each > 1;
-    const int64_t padded_dim = round_up(args_.value_dim, 16);
-    const int64_t k_size = panels_ * 16 * args_.dim, v_size = args_.keys * padded_dim;
-    const int64_t head_bytes = (k_size + v_size) * int64_t(sizeof(A));
-    const int64_t fit = shared_ ? std::max<int64_t>(kPackedBytes / std::max<int64_t>(head_bytes, 1), threads) : kv_heads;
+    if (!shared_ && args_.keys > kSplitKeys && kv_heads < 4 * threads && kv_heads % threads != 0)
+      run_split(kv_heads, threads);
+    else
+      run_whole(kv_heads, tiles_each, threads);
+  }
+
+ private:
+  // Each tile on one thread.
+  void run_whole(int64_t kv_heads, int64_t tiles_each, int threads) {
+    const int64_t k_size = shared_ ? panels_ * 16 * args_.dim : 0;
+    const int64_t v_size = shared_ ? args_.keys * round_up(args_.value_dim, 16) : 0;
+    const int64_t head_bytes = std::max<int64_t>((k_size + v_size) * int64_t(sizeof(A)), 1);
+    const int64_t fit = shared_ ? std::max<int64_t>(threads * kPackedBytes / head_bytes, threads) : kv_heads;
     const int64_t wave = std::min(fit, kv_heads);
-    if (shared_) {
-      packed_k_ = make_buffer<A>(wave * k_size);
-      packed_v_ = make_buffer<A>(wave * v_size);
-    }
+    const auto packed_k = make_buffer<A>(wave * k_size);
+    const auto packed_v = make_buffer<A>(wave * v_size);
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
       const FloatState state;
       Scratch<A> scratch(args_, tile_rows_);
+      const auto panel = make_panel();
       for (int64_t first = 0; first < kv_heads; first += wave) {
         const int64_t heads = std::min(wave, kv_heads - first);
         if (shared_) {
 #pragma omp for schedule(static)
           for (int64_t i = 0; i < heads * panels_; i++) {
-            const int64_t head = i / panels_, panel = i % panels_;
-            pack(first + head, panel, packed_k_.get() + head * k_size, packed_v_.get() + head * v_size);
+            const int64_t head = i / panels_;
+            pack(first + head, i % panels_, packed_k.get() + head * k_size, packed_v.get() + head * v_size);
           }
         }
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, 1) nowait
         for (int64_t i = 0; i < heads * tiles_each; i++) {
           const int64_t head = i / tiles_each, t = tiles_each - 1 - i % tiles_each;  // causal: the longest rows first
-          const Tile tile{(first + head) / args_.kv_heads, (first + head) % args_.kv_heads, starts_[size_t(t)],
-                          starts_[size_t(t) + 1] - starts_[size_t(t)]};
-          run_tile(tile, packed_k_.get() + head * k_size, packed_v_.get() + head * v_size, scratch);
+          const Tile tile = tile_at(first + head, t);
+          prepare(tile, scratch);
+          score(tile, scratch.low, scratch.high, packed_k.get() + head * k_size, panel.get(), scratch);
+          soften(tile, scratch);
+          sum_values(tile, 0, scratch.sums_stride / 16, packed_v.get() + head * v_size, scratch);
+          for (int64_t r = 0; r < tile.rows; r++) finish_row(tile, r, scratch);
+        }
+        if (first + wave < kv_heads) {
+#pragma omp barrier  // the next wave overwrites the packed copies
         }
       }
     }
   }
 
- private:
+  // All threads on each kv head: key ranges of the scores, then columns of the sums, which know nothing of each other.
+  void run_split(int64_t kv_heads, int threads) {
+    const int64_t ranges = (args_.keys + kSplitKeys - 1) / kSplitKeys, columns = (args_.value_dim + 15) / 16;
+    std::vector<Scratch<A>> scratch;
+    for (int64_t head = 0; head < kv_heads; head++) scratch.emplace_back(args_, tile_rows_);
+#pragma omp parallel num_threads(threads)
+    {
+      const FloatState state;
+      const auto panel = make_panel();
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t head = 0; head < kv_heads; head++) prepare(tile_at(head, 0), scratch[size_t(head)]);
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t i = 0; i < kv_heads * ranges; i++) {
+        Scratch<A> &own = scratch[size_t(i / ranges)];
+        const int64_t from = std::max(own.low, i % ranges * kSplitKeys);
+        const int64_t to = std::min(own.high, (i % ranges + 1) * kSplitKeys);
+        score(tile_at(i / ranges, 0), from, to, nullptr, panel.get(), own);
+      }
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t head = 0; head < kv_heads; head++) soften(tile_at(head, 0), scratch[size_t(head)]);
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t i = 0; i < kv_heads * columns; i++) {
+        const int64_t head = i / columns, c = i % columns;
+        sum_values(tile_at(head, 0), c, c + 1, nullptr, scratch[size_t(head)]);
+      }
+#pragma omp for schedule(dynamic, 1) nowait
+      for (int64_t head = 0; head < kv_heads; head++)
+        for (int64_t r = 0; r < tile_rows_; r++) finish_row(tile_at(head, 0), r, scratch[size_t(head)]);
+    }
+  }
+
+  Tile tile_at(int64_t kv_head, int64_t t) const {
+    const int64_t from = starts_[size_t(t)], to = starts_[size_t(t) + 1];
+    return {kv_head / args_.kv_heads, kv_head % args_.kv_heads, from, to - from};
+  }
+  Buffer<A> make_panel() const { return make_buffer<A>(kMaxVectors<A> * 16 * args_.dim); }
+
   void plan_tiles(int64_t head_rows) {
     const int64_t by_cache = kTileScores / std::max<int64_t>(args_.keys, 1) / kMaxRows * kMaxRows;
     const int64_t most = std::clamp<int64_t>(by_cache, 2 * kMaxRows, kMaxTileRows);
@@ -138,7 +188,7 @@ class Attention {
         Vec<A>::load_first(v + j * args_.v_strides.row + d, args_.value_dim - d).store(packed_v + j * padded + d);
   }
 
-  void run_tile(const Tile &tile, const A *packed_k, const A *packed_v, Scratch<A> &scratch) const {
+  void prepare(const Tile &tile, Scratch<A> &scratch) const {
     int64_t low = args_.keys, high = 0;
     for (int64_t r = 0; r < tile.rows; r++) {
       const int64_t h = head_of(tile, r), i = query_of(tile, r);
@@ -148,20 +198,7 @@ class Attention {
       scratch.spans[r] = span;
       if (span.end > 0) low = std::min(low, span.start), high = std::max(high, span.end);
     }
-    if (high > 0) {
-      score(tile, low, high, packed_k, scratch);
-      soften(tile, scratch);
-      if (shared_) {
-        sum_values<A, false>(tile, packed_v, scratch.sums_stride, scratch);
-      } else {
-        const T *v = rows_of(args_.v, args_.v_strides, tile.b, tile.kv_head);
-        if (args_.value_dim % 16 == 0)
-          sum_values<T, false>(tile, v, args_.v_strides.row, scratch);
-        else
-          sum_values<T, true>(tile, v, args_.v_strides.row, scratch);
-      }
-    }
-    for (int64_t r = 0; r < tile.rows; r++) finish_row(tile, r, scratch);
+    scratch.low = std::min(low, high), scratch.high = high;
   }
 
   int64_t head_of(const Tile &tile, int64_t r) const { return tile.kv_head * group_ + (tile.row0 + r) / args_.queries; }
@@ -174,7 +211,8 @@ class Attention {
   }
 
   // Scores of the keys [low, high), whole panels of 16 counted from key 0.
-  void score(const Tile &tile, int64_t low, int64_t high, const A *packed_k, Scratch<A> &scratch) const {
+  void score(const Tile &tile, int64_t low, int64_t high, const A *packed_k, A *panel, Scratch<A> &scratch) const {
+    if (low >= high) return;
     const A scale = A(args_.scale);
     const T *k = rows_of(args_.k, args_.k_strides, tile.b, tile.kv_head);
     const int64_t stride = args_.k_strides.row, dim = args_.dim, panels = (high + 15) / 16;
@@ -191,13 +229,13 @@ class Attention {
 #endif
     for (int64_t p = low / 16; p < panels;) {
       const int64_t wide = std::min<int64_t>(kMaxVectors<A>, panels - p);
-      const A *packed = shared_ ? packed_k + p * 16 * dim : scratch.panel.get();
+      const A *packed = shared_ ? packed_k + p * 16 * dim : panel;
       if (!shared_)
         for (int64_t c = 0; c < wide; c++)
-          pack_panel(k, stride, (p + c) * 16, args_.keys, dim, scratch.panel.get() + c * 16 * dim);
+          pack_panel(k, stride, (p + c) * 16, args_.keys, dim, panel + c * 16 * dim);
       for_row_groups(tile.rows, [&]<int MR>(int64_t r) {
         if (!any_row_needs<MR>(scratch.spans + r, p * 16, (p + wide) * 16)) return;
-        with_vectors(wide, [&]<int NV>() {
+        with_vectors<A>(wide, [&]<int NV>() {
           score_tile<A, MR, NV>(scratch.q.get() + r * dim, dim, packed, scale,
                                 scratch.scores.get() + r * scratch.score_stride + p * 16, scratch.score_stride);
         });
@@ -238,16 +276,25 @@ class Attention {
     return (tile.b * args_.heads + head_of(tile, r)) * args_.queries + query_of(tile, r);
   }
 
-  template <class S, bool TAIL>
-  void sum_values(const Tile &tile, const S *v, int64_t v_stride, Scratch<A> &scratch) const {
-    const int64_t vectors = scratch.sums_stride / 16;
-    const int64_t pieces = (vectors + kMaxVectors<A> - 1) / kMaxVectors<A>;
+  // Sums of the vectors [from, to) of 16 columns.
+  void sum_values(const Tile &tile, int64_t from, int64_t to, const A *packed_v, Scratch<A> &scratch) const {
+    if (shared_) return sum_pieces(tile, from, to, packed_v, scratch.sums_stride, scratch);
+    const int64_t whole = std::min(to, args_.value_dim / 16);
+    const T *v = rows_of(args_.v, args_.v_strides, tile.b, tile.kv_head);
+    sum_pieces(tile, from, whole, v, args_.v_strides.row, scratch);
+    if (to > whole)
+      for_row_groups(tile.rows, [&]<int MR>(int64_t r) {
+        sum_chunks<T, true, MR, 1>(r, whole * 16, v, args_.v_strides.row, scratch);
+      });
+  }
+
+  template <class S>
+  void sum_pieces(const Tile &tile, int64_t from, int64_t to, const S *v, int64_t v_stride, Scratch<A> &scratch) const {
+    const int64_t vectors = to - from, pieces = (vectors + kMaxVectors<A> - 1) / kMaxVectors<A>;
     for_row_groups(tile.rows, [&]<int MR>(int64_t r) {
       for (int64_t piece = 0; piece < pieces; piece++) {
-        const int64_t c0 = piece * vectors / pieces, c1 = (piece + 1) * vectors / pieces;
-        with_vectors(c1 - c0, [&]<int NV>() {
-          if constexpr (NV <= kMaxVectors<A>) sum_chunks<S, TAIL, MR, NV>(r, c0 * 16, v, v_stride, scratch);
-        });
+        const int64_t c0 = from + piece * vectors / pieces, c1 = from + (piece + 1) * vectors / pieces;
+        with_vectors<A>(c1 - c0, [&]<int NV>() { sum_chunks<S, false, MR, NV>(r, c0 * 16, v, v_stride, scratch); });
       }
     });
   }
@@ -259,7 +306,7 @@ class Attention {
     A *weights = scratch.scores.get() + r0 * scratch.score_stride;
     A *sums = scratch.sums.get() + r0 * scratch.sums_stride + column;
     A *totals = scratch.totals.get() + r0 * scratch.sums_stride + column;
-    const int64_t tail = args_.value_dim - column - (NV - 1) * 16;
+    const int64_t tail = args_.value_dim - column;
     int64_t low = args_.keys, high = 0, all_from = 0, all_to = args_.keys, border[MR];
     bool dense = true;
     for (int r = 0; r < MR; r++) {
@@ -320,8 +367,7 @@ class Attention {
   const int64_t group_, panels_;
   int64_t tile_rows_ = 0;
   bool shared_ = false;
-  std::vector<int64_t> starts_;
-  Buffer<A> packed_k_, packed_v_;
+  std::vector<int64_t> starts_;  // of the tiles of one kv head, and the end
 };
 
 }  // namespace

@@ -274,6 +274,8 @@ struct Vec {
   }
   template <class T>
   void store_first(T *p, int64_t n) const {
+    if constexpr (std::is_same_v<T, A>)
+      if (n >= 16) return store(p);
     A buffer[16];
     store(buffer);
     if constexpr (std::is_same_v<T, double>) {

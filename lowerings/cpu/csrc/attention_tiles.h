@@ -2,6 +2,8 @@
 // MR, NV, packing and prefetching are schedule: each accumulator sees its own chain whatever they are.
 #pragma once
 
+#include <algorithm>
+
 #include "attention_simd.h"
 
 namespace bi::attention {
@@ -26,11 +28,14 @@ inline void for_row_groups(int64_t rows, F f) {
   if (rows - r == 1) f.template operator()<1>(r);
 }
 
-template <class F>
+template <class A, class F>
 inline void with_vectors(int64_t n, F f) {
-  if (n == 4) f.template operator()<4>();
-  if (n == 3) f.template operator()<3>();
-  if (n == 2) f.template operator()<2>();
+  if constexpr (kMaxVectors<A> >= 3) {
+    if (n == 4) f.template operator()<4>();
+    if (n == 3) f.template operator()<3>();
+  }
+  if constexpr (kMaxVectors<A> >= 2)
+    if (n == 2) f.template operator()<2>();
   if (n == 1) f.template operator()<1>();
 }
 
@@ -61,7 +66,7 @@ void score_tile(const A *q, int64_t dim, const A *packed, A scale, A *s, int64_t
     for (int c = 0; c < NV; c++) mul(acc[r][c], by).store(s + r * s_stride + c * 16);
 }
 
-// acc[r] += weights[r][j] * v[j] for j in [j0, j1) ascending, over NV*16 columns (`tail` of the last 16 exist).
+// acc[r] += weights[r][j] * v[j] for j in [j0, j1) ascending, over NV*16 columns (with TAIL: 16, of which `tail` exist).
 template <class A, class T, int MR, int NV, bool MASKED, bool TAIL>
 void value_tile(const A *weights, int64_t w_stride, const T *v, int64_t v_stride, int64_t tail, int64_t j0, int64_t j1,
                 A *sums, int64_t sums_stride) {
@@ -76,7 +81,7 @@ void value_tile(const A *weights, int64_t w_stride, const T *v, int64_t v_stride
     V values[NV];
 #pragma GCC unroll 4
     for (int c = 0; c < NV; c++) {
-      values[c] = TAIL && c == NV - 1 ? V::load_first(row + c * 16, tail) : V::load(row + c * 16);
+      values[c] = TAIL ? V::load_first(row + c * 16, tail) : V::load(row + c * 16);
       if constexpr (MR <= 4) __builtin_prefetch(row + 16 * v_stride + c * 16);
     }
 #pragma GCC unroll 8

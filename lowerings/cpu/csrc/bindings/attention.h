@@ -11,7 +11,7 @@
 
 #include "../attention.h"
 
-namespace bi::bindings {
+namespace bi::torch_bindings {
 
 inline attention::Type attention_type(at::ScalarType type) {
   switch (type) {
@@ -110,4 +110,4 @@ inline std::tuple<at::Tensor, at::Tensor> attention_op(const at::Tensor &q, cons
 
 inline void register_attention(torch::Library &m) { m.impl("attention", &attention_op); }
 
-}  // namespace bi::bindings
+}  // namespace bi::torch_bindings

@@ -1,9 +1,10 @@
 """Inductor's decompositions, less those that would open what a plan must see whole."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bi_inductor._torch import select_decomp_table
 
@@ -43,4 +44,61 @@ def decomposition_table() -> DecompositionTable:
         for overload in packet.overloads():
             if f"{name}.{overload}" not in _FORWARDING and not overload.endswith("out"):
                 table.pop(getattr(packet, overload), None)
+    table.update(_own())
     return table
+
+
+def _own() -> dict[Any, Callable[..., Any]]:
+    """Open what has no template into ops that have one."""
+    aten = torch.ops.aten
+    return {
+        aten.linalg_solve_triangular.default: solve_triangular,
+        aten._adaptive_avg_pool2d.default: adaptive_avg_pool2d,
+    }
+
+
+def solve_triangular(
+    a: Tensor, b: Tensor, *, upper: bool, left: bool = True, unitriangular: bool = False
+) -> Tensor:
+    """Solve ``a x = b`` (``x a = b`` if not ``left``) by substitution in halves: products and one division.
+
+    Shapes: a ``[..., n, n]``, b ``[..., n, k]``; leading dims broadcast.
+    """
+    if not left:
+        turned = solve_triangular(a.mT, b.mT, upper=not upper, unitriangular=unitriangular)
+        return turned.mT
+    n = a.shape[-1]
+    if n == 0:
+        return b
+    if n == 1:
+        return b.expand(torch.broadcast_shapes(a.shape[:-2] + b.shape[-2:], b.shape)) / (
+            torch.ones_like(a) if unitriangular else a
+        )
+    cut = n // 2
+    top, low = slice(0, cut), slice(cut, n)
+    first, second = (low, top) if upper else (top, low)
+
+    def part(rows: slice, right: Tensor) -> Tensor:
+        return solve_triangular(a[..., rows, rows], right, upper=upper, unitriangular=unitriangular)
+
+    x = part(first, b[..., first, :])
+    y = part(second, b[..., second, :] - torch.matmul(a[..., second, first], x))
+    return torch.cat([y, x] if upper else [x, y], dim=-2)
+
+
+def adaptive_avg_pool2d(x: Tensor, output_size: Sequence[int]) -> Tensor:
+    """Average over windows that cover ``x [..., H, W]``: equal ones by pooling, others one by one."""
+    height, width = x.shape[-2:]
+    rows, columns = output_size
+    if height % rows == 0 and width % columns == 0:
+        window = [height // rows, width // columns]
+        return torch.ops.aten.avg_pool2d.default(x, window, window)
+    lines = [
+        torch.stack([x[..., r, c].mean((-2, -1)) for c in _windows(width, columns)], -1)
+        for r in _windows(height, rows)
+    ]
+    return torch.stack(lines, -2)
+
+
+def _windows(extent: int, count: int) -> list[slice]:
+    return [slice(i * extent // count, -(-(i + 1) * extent // count)) for i in range(count)]

@@ -8,6 +8,7 @@ from torch.fx import GraphModule, Node
 
 from bi_inductor import templates as t
 from bi_inductor.flow.engine import bind
+from bi_inductor.flow.views import spells_view
 from bi_inductor.plan import Planned, Step
 
 _aten = torch.ops.aten
@@ -19,6 +20,8 @@ def rewrite(gm: GraphModule, planned: Planned) -> GraphModule:
     for step in planned.steps:
         if step.plan is not None:
             _replace(gm, step)
+        elif step.node.target == _aten.as_strided.default:
+            _replace_strides(gm, step.node)
     gm.graph.eliminate_dead_code()
     gm.recompile()
     return gm
@@ -36,6 +39,18 @@ def _replace(gm: GraphModule, step: Step) -> None:
         node.replace_all_uses_with(made)
     if not node.users:
         gm.graph.erase_node(node)
+
+
+def _replace_strides(gm: GraphModule, node: Node) -> None:
+    """Strides were read off the kernels that were replaced; a view does not name any."""
+    given, made = node.args[0].meta["val"], node.meta["val"]  # type: ignore[union-attr]
+    if not spells_view(given, made, bind(node)["storage_offset"]):
+        return
+    with gm.graph.inserting_before(node):
+        view = gm.graph.call_function(_aten.reshape.default, (node.args[0], list(node.args[1])))  # type: ignore[arg-type]
+    view.meta = dict(node.meta)
+    node.replace_all_uses_with(view)
+    gm.graph.erase_node(node)
 
 
 def _replace_tuple(gm: GraphModule, node: Node, made: tuple[Node | None, ...]) -> None:

@@ -66,17 +66,22 @@ def indexed_dims(value: Value, indices: Sequence[Value | None]) -> tuple[Dims, D
         Coupled: a dim with the batch is read at a place that may belong to another sample.
     """
     places = [d for d, i in enumerate(indices) if i is not None]
-    labelled = [
-        own_rows(indices[d], value.dims[d]) if carries(value.dims[d]) else indices[d]
-        for d in places
-    ]
-    present = [i for i in labelled if i is not None]
+    present = [_labelled(index, value.dims[d]) for d, index in enumerate(indices) if index is not None]
     rank = max((len(i.dims) for i in present), default=0)
     span = join([i.without_fact() for i in present], _broadcast(present, rank)).dims
     adjacent = places == list(range(places[0], places[-1] + 1))
     begin = places[0] if adjacent else 0
     kept = [dim for d, dim in enumerate(value.dims) if d not in places]
     return (*kept[:begin], *span, *kept[begin:]), span, begin
+
+
+def _labelled(index: Value, dim: Dim) -> Value:
+    """The index with its batch labelled; along a dim where nothing changes any index reads the same."""
+    if carries(dim):
+        return own_rows(index, dim)
+    if dim and all(axis.role == Role.SAME for axis in dim):
+        return Value(tuple(same(total(own)) for own in index.dims))
+    return index
 
 
 def _broadcast(values: Sequence[Value], rank: int) -> list[Extent]:

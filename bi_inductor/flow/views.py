@@ -88,6 +88,8 @@ def pointwise(call: Call) -> Result:
     values = call.tensors()
     if len(call.outputs) > 1:
         return call.pack([join(values, shape) for shape in call.shapes])
+    if _adds_nothing(call) and len(values) == 1:
+        return values[0]
     joined = join(values, call.shape)
     fact = _one_hot(values, call)
     return joined if fact is None else replace(joined, fact=fact)
@@ -100,6 +102,12 @@ def _one_hot(values: Sequence[Value], call: Call) -> object:
     ids = call.node.args[0] if isinstance(values[1].fact, Counting) else call.node.args[1]
     counting = any(isinstance(v.fact, Counting) for v in values)
     return OneHot(origin_of(ids)) if counting and isinstance(ids, Node) else None
+
+
+def _adds_nothing(call: Call) -> bool:
+    """``positions + 0``, as models with an empty cache compute them."""
+    name = getattr(call.node.target, "_schema", None)
+    return name is not None and name.name in ("aten::add", "aten::sub") and call.get("other") == 0
 
 
 def unary(call: Call) -> Result:
@@ -400,14 +408,27 @@ def unfold(call: Call) -> Result:
 
 
 def as_strided(call: Call) -> Result:
-    """Arbitrary strides: only a no-op, or a tensor without batch, can be followed."""
+    """Strides that spell a view of the same elements; ``rewrite`` makes it one, whatever the layout below."""
     value, given, made = call.value("self"), call.fake("self"), call.outputs[0]
     assert isinstance(made, torch.Tensor)
-    if call.shape == shape_of(given) and made.stride() == given.stride():
-        return value
+    if spells_view(given, made, call.get("storage_offset")):
+        return view(call)
     if any(carries(dim) for dim in value.dims):
         raise Coupled("reads the batch through strides that cannot be followed", "use views instead")
     return plain(call.shape)
+
+
+def spells_view(given: torch.Tensor, made: torch.Tensor, offset: object) -> bool:
+    """Whether an ``as_strided`` keeps all elements of ``given`` in their row-major order."""
+    if offset not in (None, 0) or given.numel() != made.numel():
+        return False
+    if shape_of(given) == shape_of(made) and _steps(given) == _steps(made):
+        return True
+    return given.is_contiguous() and made.is_contiguous()
+
+
+def _steps(x: torch.Tensor) -> list[object]:
+    return [stride for size, stride in zip(x.shape, x.stride(), strict=True) if size != 1]
 
 
 def triangle(call: Call) -> Result:

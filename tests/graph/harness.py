@@ -12,7 +12,7 @@ from bi_inductor._torch import input_source, is_backward
 from bi_inductor.attention import open_attention
 from bi_inductor.batch import infer_batch_spec
 from bi_inductor.decompositions import decomposition_table
-from bi_inductor.plan import Planned, make_plan
+from bi_inductor.plan import Planned, make_plan, output_nodes
 
 _TABLE = decomposition_table()
 
@@ -27,7 +27,7 @@ def plans_of(
     fullgraph: bool = True,
     **kwargs: Any,
 ) -> list[Planned]:
-    """Compile ``fn`` with a backend that plans each joint or inference graph and runs it as it is."""
+    """Compile ``fn`` with a backend that plans each joint or inference graph and returns zeros."""
     torch._dynamo.reset()
     plans: list[Planned] = []
 
@@ -57,15 +57,15 @@ def plans_of(
 
         def inference(graph_module: torch.fx.GraphModule, _inputs: Any) -> Any:
             plan(graph_module)
-            return graph_module.forward
+            return zeros_like_outputs(graph_module)
 
         def partition(joint: torch.fx.GraphModule, joint_inputs: Any, **options: Any) -> Any:
             plan(joint)
             return default_partition(joint, joint_inputs, **options)
 
         return aot_autograd(
-            fw_compiler=lambda g, _: g.forward,
-            bw_compiler=lambda g, _: g.forward,
+            fw_compiler=lambda g, _: zeros_like_outputs(g),
+            bw_compiler=lambda g, _: zeros_like_outputs(g),
             inference_compiler=inference,
             partition_fn=partition,
             decompositions=_TABLE,
@@ -74,6 +74,24 @@ def plans_of(
     compiled = torch.compile(fn, backend=backend, dynamic=dynamic, fullgraph=fullgraph)
     compiled(*inputs, **kwargs)
     return plans
+
+
+def zeros_like_outputs(gm: torch.fx.GraphModule) -> Callable[..., Any]:
+    """Stand in for compiled code: the right shapes, no kernel."""
+
+    def size_of(size: Any) -> int:
+        return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+
+    def zeros(node: Any) -> Any:
+        fake = node.meta.get("val") if isinstance(node, torch.fx.Node) else node
+        if isinstance(fake, torch.Tensor):
+            return torch.zeros([size_of(s) for s in fake.shape], dtype=fake.dtype)
+        return size_of(fake) if isinstance(fake, torch.SymInt) else fake
+
+    def run(*_inputs: Any) -> Any:
+        return [zeros(node) for node in output_nodes(gm)]
+
+    return run
 
 
 def plan_of(fn: Callable[..., Any], *inputs: Any, **kwargs: Any) -> Planned:

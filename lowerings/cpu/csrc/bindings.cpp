@@ -2,6 +2,7 @@
 #include <torch/library.h>
 
 #include "bindings/attention.h"
+#include "bindings/conv.h"
 #include "bindings/gemm.h"
 #include "bindings/norm.h"
 #include "bindings/pool.h"
@@ -11,8 +12,9 @@
 
 TORCH_LIBRARY_IMPL(bi_inductor, CPU, m) {
   using namespace bi::torch_bindings;
-  bi::bindings::register_attention(m);
-  register_gemm(m);
+  register_attention(m);
+  bi::register_conv(m);
+  bi::register_gemm(m);
   register_norm(m);
   register_pool(m);
   register_reduction(m);

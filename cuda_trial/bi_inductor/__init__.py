@@ -1,0 +1,31 @@
+"""A ``torch.compile`` backend that gives every sample the same bits whatever shares its batch.
+
+``torch.compile(model, backend="batch_invariant")`` needs no import of this package; the import is for the
+tools: ``certificate()`` tells what was compiled and ``mark_batch`` names a batch dimension.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bi_inductor.certificates import Certificate, certificate
+    from bi_inductor.marking import mark_batch
+
+__version__ = "0.1.0"
+__all__ = ["Certificate", "__version__", "certificate", "mark_batch"]
+
+# resolved on first use: importing this package costs nothing beyond torch
+_HOME = {
+    "Certificate": "bi_inductor.certificates",
+    "certificate": "bi_inductor.certificates",
+    "mark_batch": "bi_inductor.marking",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'bi_inductor' has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value

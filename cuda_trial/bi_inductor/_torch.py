@@ -1,0 +1,119 @@
+"""The only file of this package that imports private torch. One spelling for 2.11 to 2.14.
+
+Where releases differ, the feature is asked for, not the version.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch._dynamo import config as _dynamo_config
+from torch._guards import CompileContext, TracingContext
+from torch._inductor import config as _inductor_config
+from torch._inductor.compile_fx import compile_fx
+from torch._inductor.custom_graph_pass import CustomGraphPass
+from torch._inductor.decomposition import select_decomp_table
+from torch.fx import GraphModule, Node
+
+from bi_inductor.errors import UnsupportedTorchError
+
+__all__ = [
+    "CustomGraphPass",
+    "InputSource",
+    "TracingContext",
+    "check_version",
+    "compile_fx",
+    "graph_break_of",
+    "inductor_setting_names",
+    "input_source",
+    "is_backward",
+    "keep_compiling",
+    "select_decomp_table",
+]
+
+SUPPORTED = ((2, 11), (2, 14))
+
+
+def check_version() -> None:
+    """Refuse a torch whose internals were never tried.
+
+    Raises:
+        UnsupportedTorchError: names the installed release and the supported ones.
+    """
+    release = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    low, high = SUPPORTED
+    if not low <= release <= high:
+        raise UnsupportedTorchError(
+            f"torch {torch.__version__} is installed; bi_inductor works with "
+            f"{'.'.join(map(str, low))} to {'.'.join(map(str, high))}. "
+            f"Install one of them, for example torch=={high[0]}.{high[1]}"
+        )
+
+
+def inductor_setting_names() -> frozenset[str]:
+    """Every name that ``torch._inductor.config`` knows."""
+    return frozenset(_inductor_config.get_config_copy())
+
+
+def keep_compiling() -> None:
+    """Raise Dynamo's recompile limits by one when this frame is about to reach them.
+
+    At the limit Dynamo runs the frame by stock eager kernels with no more than a log line: the ninth static
+    batch size would change its bits. There is no limit per backend, so the global one grows only as far as a
+    frame of ours needs it.
+    """
+    context = CompileContext.get()
+    identity = getattr(context, "compile_id", None)
+    done = getattr(identity, "frame_compile_id", None)
+    if done is None:
+        return
+    for name in ("recompile_limit", "accumulated_recompile_limit"):
+        if done + 2 > getattr(_dynamo_config, name):
+            setattr(_dynamo_config, name, done + 2)
+
+
+def graph_break_of(gm: GraphModule) -> str | None:
+    """Why and where Dynamo ended this graph early, or None if it did not."""
+    reason = getattr(gm, "compile_subgraph_reason", None)
+    if reason is None or not getattr(reason, "graph_break", False):
+        return None
+    where = reason.user_stack[-1] if reason.user_stack else None
+    text = str(reason.reason).splitlines()[0]
+    return f"{where.filename}:{where.lineno} ({text})" if where else text
+
+
+@dataclass(frozen=True, slots=True)
+class InputSource:
+    """Where a placeholder of a Dynamo graph came from."""
+
+    name: str
+    is_state: bool
+    marked: tuple[int, ...]
+
+
+def input_source(node: Node) -> InputSource:
+    """Source of a placeholder: ``is_state`` for parameters, buffers, module attributes and globals."""
+    source = getattr(node, "_dynamo_source", None)
+    if source is None:
+        return InputSource(node.name, False, ())
+    name = source.name() if callable(source.name) else source.name
+    origin = source.guard_source
+    module = any(
+        test() for test in (origin.is_specialized_nn_module, origin.is_unspecialized_nn_module)
+    )
+    # 2.13 tells modules of torch.nn from the user's; older releases have one spelling
+    builtin = getattr(origin, "is_unspecialized_builtin_nn_module", None)
+    state = module or bool(builtin and builtin()) or not origin.is_local()
+    marks = (node.meta.get("tensor_dict") or {}).get("_bi_inductor_batch_dims", ())
+    return InputSource(str(name), state, tuple(marks))
+
+
+def is_backward(node: Node) -> bool:
+    """Whether AOTAutograd traced this node of a joint graph while it ran the backward."""
+    return node.meta.get("partitioner_tag") == "is_backward" or bool(
+        node.meta.get("autograd_backward", False)
+    )
+
+
+CompileFx = Callable[..., Any]

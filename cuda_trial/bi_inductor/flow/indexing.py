@@ -1,0 +1,407 @@
+"""How gathers and scatters move the batch, and the proof of routing (mixture of experts).
+
+A routing sorts one key per row: positions then depend on all samples, each row still on its own sample only.
+Rows in that order have the role ROWS; every gather by it, and the way back (the inverse permutation, or an
+ordered scatter-add to the row's own place), is proved through the fact ``OwnRow`` of the index tensor.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from bi_inductor.flow.axes import (
+    Axis,
+    Coupled,
+    Dim,
+    Dims,
+    Extent,
+    Role,
+    Value,
+    carries,
+    dim_key,
+    join_dims,
+    one_batch,
+    quotient,
+    same,
+    significant,
+    total,
+    vary,
+)
+from bi_inductor.flow.engine import Call, Result, extent_arg
+from bi_inductor.flow.facts import Counting, OwnRow, Picked, Routing, SortedKeys
+from bi_inductor.flow.views import join, origin_of, pointwise
+
+_INDEX_REMEDY = (
+    "index the batch with torch.arange(batch) beside the other indices, or gather along another dimension"
+)
+
+
+def embedding(call: Call) -> Result:
+    """Rows of a table, one per index."""
+    return gather_rows([call.value("weight")], [call.value("indices")], call)
+
+
+def index(call: Call) -> Result:
+    """``x[i, :, j]`` with tensors as indices; absent ones are full slices."""
+    value = call.flow.value(call.node.args[0])  # type: ignore[arg-type]
+    given = list(call["indices"])
+    if any(i is not None and i.meta["val"].dtype in (torch.bool, torch.uint8) for i in given):
+        return _masked(call, value)
+    indices = [None if i is None else call.flow.value(i) for i in given]
+    return Value(one_batch(indexed_dims(value, indices)[0]))
+
+
+def gather_rows(tables: Sequence[Value], indices: Sequence[Value], call: Call) -> Value:
+    """``table[index]`` along dim 0."""
+    return Value(one_batch(indexed_dims(tables[0], list(indices))[0]))
+
+
+def indexed_dims(value: Value, indices: Sequence[Value | None]) -> tuple[Dims, Dims, int]:
+    """Return the dims of ``x[indices]``, the dims that the indices span, and where these begin.
+
+    Raises:
+        Coupled: a dim with the batch is read at a place that may belong to another sample.
+    """
+    places = [d for d, i in enumerate(indices) if i is not None]
+    labelled = [
+        own_rows(indices[d], value.dims[d]) if carries(value.dims[d]) else indices[d]
+        for d in places
+    ]
+    present = [i for i in labelled if i is not None]
+    rank = max((len(i.dims) for i in present), default=0)
+    span = join([i.without_fact() for i in present], _broadcast(present, rank)).dims
+    adjacent = places == list(range(places[0], places[-1] + 1))
+    begin = places[0] if adjacent else 0
+    kept = [dim for d, dim in enumerate(value.dims) if d not in places]
+    return (*kept[:begin], *span, *kept[begin:]), span, begin
+
+
+def _broadcast(values: Sequence[Value], rank: int) -> list[Extent]:
+    shape: list[Extent] = [1] * rank
+    for value in values:
+        for d, dim in enumerate(value.dims):
+            at = rank - len(value.dims) + d
+            shape[at] = total(dim) if shape[at] == 1 else shape[at]
+    return shape
+
+
+def own_rows(index: Value | None, base: Dim) -> Value:
+    """Return the index with its batch labelled, if it is proved to stay inside each sample.
+
+    Raises:
+        Coupled: it is not.
+    """
+    assert index is not None
+    fact = index.fact
+    if isinstance(fact, OwnRow) and dim_key(fact.base) == dim_key(base):
+        return index
+    if isinstance(fact, Counting):
+        for d, dim in enumerate(index.dims):
+            if any(a.tag is fact.tag for a in dim) and total(dim) == total(base):
+                return Value((*index.dims[:d], base, *index.dims[d + 1 :]))
+    if total(base) == 1:
+        return index if any(carries(d) for d in index.dims) else _label_one(index, base)
+    if all(not carries(dim) for dim in index.dims):
+        raise Coupled("reads samples at fixed positions of the batch", _INDEX_REMEDY)
+    raise Coupled("may read other samples through a computed index", _INDEX_REMEDY)
+
+
+def _label_one(index: Value, base: Dim) -> Value:
+    """A batch of one: any index is the sample's own; the first dim of extent 1 is its place."""
+    for d, dim in enumerate(index.dims):
+        if total(dim) == 1:
+            return Value((*index.dims[:d], base, *index.dims[d + 1 :]))
+    if index.dims:
+        return Value(((*base, *index.dims[0]), *index.dims[1:]))
+    return index
+
+
+def _masked(call: Call, value: Value) -> Result:
+    raise Coupled(
+        "selects elements by a mask, so their number and places follow all samples",
+        "use torch.where or masked_fill, which keep each element in its place",
+    )
+
+
+def gather(call: Call) -> Result:
+    """``out[i][j] = x[index[i][j]][j]``: rows of the other dims stay in their place."""
+    value, ind = call.value("self"), call.value("index")
+    at = call.dim("dim")
+    if not value.dims:
+        return ind.without_fact()
+    if carries(value.dims[at]):
+        ind = own_rows(ind, value.dims[at])
+        sides = Value((*value.dims[:at], same(1), *value.dims[at + 1 :]))
+        return join([ind.without_fact(), sides], call.shape)
+    sides = _shrunk(value, ind, at)
+    return join([ind.without_fact(), sides], call.shape)
+
+
+def _shrunk(value: Value, ind: Value, at: int) -> Value:
+    """The gathered tensor as an operand: its dims cut to the index's where these are shorter."""
+    dims = []
+    for d, (dim, other) in enumerate(zip(value.dims, ind.dims, strict=True)):
+        if d == at:
+            dims.append(same(1))
+        elif total(dim) == total(other):
+            dims.append(dim)
+        elif carries(dim):
+            raise Coupled("reads some samples by their position in the batch", _INDEX_REMEDY)
+        else:
+            dims.append(vary(total(other)))
+    return Value(tuple(dims))
+
+
+def scatter(call: Call) -> Result:
+    """Write or add ``src`` at ``index`` along one dim."""
+    value, ind, at = call.value("self"), call.value("index"), call.dim("dim")
+    src = call.maybe("src")
+    if not value.dims:
+        return value.without_fact()
+    operands = [ind.without_fact(), *([src.without_fact()] if src else [])]
+    if carries(value.dims[at]) or any(carries(dims.dims[at]) for dims in operands):
+        return _scatter_home(call, value, ind, operands, at)
+    spread = [_shrunk_to(o, value, at) for o in operands]
+    joined = join([Value(_without(value, at)), *spread], _shape_without(call.shape, at))
+    return Value((*joined.dims[:at], vary(call.shape[at]), *joined.dims[at + 1 :]))
+
+
+def _without(value: Value, at: int) -> Dims:
+    return (*value.dims[:at], same(1), *value.dims[at + 1 :])
+
+
+def _shape_without(shape: Sequence[Extent], at: int) -> list[Extent]:
+    return [1 if d == at else size for d, size in enumerate(shape)]
+
+
+def _shrunk_to(operand: Value, value: Value, at: int) -> Value:
+    dims = []
+    for d, (dim, target) in enumerate(zip(operand.dims, value.dims, strict=True)):
+        if d == at or total(dim) != total(target):
+            if carries(dim):
+                raise Coupled("writes some samples over others", _INDEX_REMEDY)
+            dims.append(same(1))
+        else:
+            dims.append(dim)
+    return Value(tuple(dims))
+
+
+def _scatter_home(call: Call, value: Value, ind: Value, operands: list[Value], at: int) -> Value:
+    """Rows written or added along the batch: each must go to a place of its own sample."""
+    base = home_of(ind, value.dims[at])
+    dims = list(value.dims)
+    dims[at] = base
+    for operand in operands:
+        sides = Value((*operand.dims[:at], same(1), *operand.dims[at + 1 :]))
+        own = own_dim(ind, at)
+        if dim_key(operand.dims[at]) != dim_key(own):
+            raise Coupled("writes rows to places of other samples", _INDEX_REMEDY)
+        dims = list(join([Value(tuple(dims)), sides], call.shape).dims)
+    return Value(one_batch(tuple(dims)))
+
+
+def own_dim(ind: Value, at: int) -> Dim:
+    """Return the dim along which the index runs."""
+    return ind.dims[at]
+
+
+def home_of(ind: Value, target: Dim) -> Dim:
+    """Return the axes of the dim that an index of own rows writes to; ``target`` may be all equal so far.
+
+    Raises:
+        Coupled: the index is not proved to stay inside each sample, or the target is of other rows.
+    """
+    if carries(target):
+        own_rows(ind, target)
+        return target
+    fact = ind.fact
+    if isinstance(fact, OwnRow) and total(fact.base) == total(target) and _is_same(target):
+        return fact.base
+    raise Coupled(
+        "collects rows of several samples in one place",
+        "scatter along a dimension that is not the batch",
+        over_batch=True,
+    )
+
+
+def _is_same(dim: Dim) -> bool:
+    return all(axis.role == Role.SAME for axis in dim)
+
+
+def index_put(call: Call) -> Result:
+    """``x[indices] = values``, or ``+=``."""
+    value = call.flow.value(call.node.args[0])  # type: ignore[arg-type]
+    written = call.value("values")
+    given = list(call["indices"])
+    if any(i is not None and i.meta["val"].dtype in (torch.bool, torch.uint8) for i in given):
+        return _masked_put(call, value, [i for i in given if i is not None], written)
+    indices = [None if i is None else call.flow.value(i) for i in given]
+    if len(indices) == 1 and indices[0] is not None and isinstance(indices[0].fact, OwnRow):
+        return _put_home(value, indices[0], written)
+    homes = list(value.dims)
+    for d, ind in enumerate(indices):
+        if ind is not None and not carries(value.dims[d]) and any(carries(x) for x in ind.dims):
+            # the batch must have a place of its own in x, through another index or a kept dim
+            homes[d] = value.dims[d]
+    dims, span, begin = indexed_dims(value, indices)
+    join([Value(dims), written], [total(dim) for dim in dims])
+    placed = any(carries(dim) for dim in value.dims)
+    if not placed and (any(carries(d) for d in span) or any(carries(d) for d in written.dims)):
+        return _put_by_position(value, indices, written, span, begin)
+    return Value(tuple(vary(total(d)) if _is_same(d) else d for d in homes))
+
+
+def _put_by_position(
+    value: Value, indices: Sequence[Value | None], written: Value, span: Dims, begin: int
+) -> Value:
+    """Samples written into a tensor without batch: fine where x has a dim for them (``x[arange(B), i]``)."""
+    dims = list(value.dims)
+    kept = [d for d in range(len(dims)) if d >= len(indices) or indices[d] is None]
+    joined = join([Value(tuple(span)), _tail(written, len(kept), len(span), begin)], _extents(span))
+    for d, ind in enumerate(indices):
+        if ind is not None and isinstance(ind.fact, Counting):
+            at = next((i for i, dim in enumerate(joined.dims) if carries(dim)), None)
+            if at is not None and total(joined.dims[at]) == total(dims[d]) and _counts_along(ind, at, joined):
+                dims[d] = joined.dims[at]
+                return Value(one_batch(tuple(dims)))
+    if any(carries(dim) for dim in span) or any(carries(dim) for dim in joined.dims):
+        raise Coupled(
+            "collects rows of several samples in one place",
+            "scatter along a dimension that is not the batch",
+            over_batch=True,
+        )
+    for i, d in enumerate(kept):
+        tail = len(written.dims) - (len(kept) - i)
+        if tail >= 0 and total(written.dims[tail]) == total(dims[d]):
+            dims[d] = join_dims(dims[d], written.dims[tail])
+    return Value(one_batch(tuple(dims)))
+
+
+def _tail(written: Value, kept: int, span: int, begin: int) -> Value:
+    """The part of the written values that lies along the indices' span."""
+    dims = written.dims[max(0, len(written.dims) - kept - span) + begin :][:span]
+    return Value(tuple(dims)) if len(written.dims) >= kept + span - begin else Value(())
+
+
+def _extents(dims: Dims) -> list[Extent]:
+    return [total(dim) for dim in dims]
+
+
+def _counts_along(ind: Value, at: int, joined: Value) -> bool:
+    own = at - len(joined.dims) + len(ind.dims)
+    fact = ind.fact
+    return own >= 0 and isinstance(fact, Counting) and any(a.tag is fact.tag for a in ind.dims[own])
+
+
+def _put_home(value: Value, ind: Value, written: Value) -> Value:
+    """Rows in one order written to their own places in another: the way into and out of a routing."""
+    base = home_of(ind, value.dims[0])
+    rest = Value((*ind.dims, *value.dims[1:]))
+    fact: object = None
+    if isinstance(written.fact, Counting) and len(ind.dims) == 1 and _is_bijective(ind):
+        fact = OwnRow(ind.dims[0], bijective=True)
+        return Value((base,), fact)
+    joined = join([rest, written.without_fact()], _extents(rest.dims))
+    return Value(one_batch((base, *joined.dims[len(ind.dims) :])))
+
+
+def _is_bijective(ind: Value) -> bool:
+    return isinstance(ind.fact, OwnRow) and ind.fact.bijective
+
+
+def _masked_put(call: Call, value: Value, masks: list[Node], written: Value) -> Result:
+    """``x[mask] = number`` is elementwise; values per element are not."""
+    if len(masks) == 1 and all(total(dim) == 1 for dim in written.dims) and not written.fact:
+        mask = call.flow.value(masks[0])
+        padded = Value((*mask.dims, *(same(1) for _ in range(len(value.dims) - len(mask.dims)))))
+        return join([value, padded, Value(written.dims[-1:])], call.shape)
+    return _masked(call, value)
+
+
+def sort(call: Call) -> Result:
+    """A stable sort. Of one key per row over the whole batch: a routing."""
+    value, at = call.value("self"), call.dim("dim")
+    if not value.dims or not carries(value.dims[at]):
+        return (value.without_fact(), value.without_fact())
+    if len(value.dims) != 1:
+        raise Coupled("sorts samples by their values", "sort along a dimension that is not the batch")
+    base = value.dims[0]
+    if _is_bijective(value):
+        assert isinstance(value.fact, OwnRow)
+        # the sorted numbers are 0, 1, 2, ...; the order that sorts a permutation is its inverse
+        target = value.fact.base
+        return (Value((target,)), Value((target,), OwnRow(base, bijective=True)))
+    keys = call["self"]
+    routing = Routing(origin_of(keys), base, bool(call.get("descending")))
+    rows: Dim = (Axis(total(base), Role.ROWS, routing),)
+    return (Value((rows,), SortedKeys(routing)), Value((rows,), OwnRow(base, bijective=True)))
+
+
+def divide(call: Call) -> Result:
+    """Elementwise; ``permutation // k`` drops the inner axes of the rows that it points to."""
+    fact = _operand_fact(call)
+    divisor = extent_arg(call.get("other"))
+    floor = call.get("rounding_mode", "floor") == "floor"
+    if isinstance(fact, OwnRow) and divisor is not None and floor:
+        axes, inner = list(significant(fact.base)), divisor
+        while axes and inner != 1 and not axes[-1].carries:
+            rest = quotient(inner, axes[-1].extent)
+            if rest is None:
+                break
+            axes.pop()
+            inner = rest
+        if inner == 1:
+            value = call.flow.value(call.node.args[0])  # type: ignore[arg-type]
+            return replace(value, fact=OwnRow(tuple(axes)))
+    return pointwise(call)
+
+
+def remainder(call: Call) -> Result:
+    """Elementwise; ``permutation % tokens`` drops the outer axes of the rows that it points to."""
+    fact = _operand_fact(call)
+    modulus = extent_arg(call.get("other"))
+    if isinstance(fact, OwnRow) and modulus is not None:
+        axes = list(significant(fact.base))
+        while axes and total(axes) != modulus and not axes[0].carries:
+            axes.pop(0)
+        if axes and total(axes) == modulus:
+            value = call.flow.value(call.node.args[0])  # type: ignore[arg-type]
+            return replace(value, fact=OwnRow(tuple(axes)))
+    return pointwise(call)
+
+
+def _operand_fact(call: Call) -> Any:
+    first = call.node.args[0]
+    return call.flow.value(first).fact if isinstance(first, Node) else None
+
+
+def take_rows(call: Call) -> Result:
+    """``index_select`` along one dim."""
+    value, at = call.value("self"), call.dim("dim")
+    indices: list[Value | None] = [None] * at + [call.value("index")]
+    return Value(one_batch(indexed_dims(value, indices)[0]))
+
+
+def index_add(call: Call) -> Result:
+    """Add rows of ``source`` along one dim, in their order."""
+    value, ind, at = call.value("self"), call.value("index"), call.dim("dim")
+    source = call.value("source")
+    if not carries(value.dims[at]) and not carries(source.dims[at]) and not any(map(carries, ind.dims)):
+        sides = [Value(_without(value, at)), Value(_without(source, at))]
+        joined = join(sides, _shape_without(call.shape, at))
+        return Value((*joined.dims[:at], vary(call.shape[at]), *joined.dims[at + 1 :]))
+    base = home_of(ind, value.dims[at])
+    labelled = own_rows(ind, base)
+    if dim_key(labelled.dims[0]) != dim_key(source.dims[at]):
+        raise Coupled("adds rows to places of other samples", _INDEX_REMEDY)
+    sides = [Value(_without(value, at)), Value(_without(source, at))]
+    joined = join(sides, _shape_without(call.shape, at))
+    return Value(one_batch((*joined.dims[:at], base, *joined.dims[at + 1 :])))
+
+
+def picked(value: Value) -> bool:
+    """Whether the value is one sample's data under no batch."""
+    return isinstance(value.fact, Picked)

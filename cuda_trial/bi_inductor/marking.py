@@ -1,0 +1,19 @@
+"""Telling the backend which dimension of an input is the batch."""
+
+import torch
+from torch import Tensor
+
+
+def mark_batch(x: Tensor, dim: int = 0) -> Tensor:
+    """Say that dimension ``dim`` of a graph input is the batch, and that its size may change.
+
+    Without a mark, dimension 0 of each input is taken. Returns ``x``.
+
+    Raises:
+        ValueError: ``dim`` is not a dimension of ``x``.
+    """
+    if not -x.dim() <= dim < x.dim():
+        raise ValueError(f"dim {dim} is not a dimension of a tensor of shape {tuple(x.shape)}")
+    x._bi_inductor_batch_dims = (dim % x.dim(),)  # type: ignore[attr-defined]
+    torch._dynamo.maybe_mark_dynamic(x, dim)
+    return x

@@ -1,0 +1,93 @@
+"""The backend's options: validated, frozen, and part of every cache key."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args
+
+from bi_inductor.errors import OptionError
+
+OnVariant = Literal["error", "warn"]
+Tiling = Literal["auto", "uniform"]
+
+#: Modes of torch.compile. Autotuning chooses among kernels by timing, so it is accepted for graphs only.
+MODES = ("default", "reduce-overhead")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a user may set in ``torch.compile(..., backend="batch_invariant", options={...})``.
+
+    on_variant: ``"error"`` refuses an op that mixes samples or cannot be proved; ``"warn"`` goes on and
+        records it in the certificate.
+    tiling: ``"auto"`` lets the schedule follow the shape; ``"uniform"`` pins one schedule for every shape.
+        The bits are the same.
+    batch_dims: input name -> its batch dimension, or ``None`` for an input that is shared by the batch.
+        Inputs not named follow the default: dimension 0.
+    inductor: further Inductor settings, none of which may contradict a pin.
+    """
+
+    on_variant: OnVariant = "error"
+    tiling: Tiling = "auto"
+    batch_dims: tuple[tuple[str, int | None], ...] = ()
+    cudagraphs: bool = False
+    inductor: tuple[tuple[str, Any], ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        _choose("on_variant", self.on_variant, get_args(OnVariant))
+        _choose("tiling", self.tiling, get_args(Tiling))
+
+
+def make_options(mode: str | None, options: Mapping[str, Any] | None, pins: Mapping[str, Any]) -> Options:
+    """Check what ``torch.compile`` was given.
+
+    Args:
+        mode: the ``mode`` of ``torch.compile``.
+        options: ours, and names of ``torch._inductor.config`` that are passed on.
+        pins: the Inductor settings that batch invariance needs; none may be overridden.
+
+    Raises:
+        OptionError: an unknown name, a value out of range, or a setting that contradicts a pin.
+    """
+    from bi_inductor._torch import inductor_setting_names
+
+    if mode not in (None, *MODES):
+        raise OptionError(
+            f"mode={mode!r} chooses kernels by timing them, so two runs may use different ones; "
+            f"use one of {', '.join(map(repr, MODES))}"
+        )
+    own = {f.name for f in fields(Options)} - {"inductor", "cudagraphs"}
+    given = dict(options or {})
+    inductor = {k: given.pop(k) for k in list(given) if k not in own}
+    known = inductor_setting_names() if inductor else frozenset()
+    for name, value in inductor.items():
+        if name not in known:
+            raise OptionError(
+                f"unknown option {name!r}; the backend's own options are {', '.join(sorted(own))}, "
+                "anything else must be a setting of torch._inductor.config"
+            )
+        if name in pins and pins[name] != value:
+            raise OptionError(
+                f"option {name}={value!r} would let a result follow its batch; the backend needs {pins[name]!r}"
+            )
+    if "batch_dims" in given:
+        given["batch_dims"] = _batch_dims(given["batch_dims"])
+    return Options(
+        **given, cudagraphs=mode == "reduce-overhead", inductor=tuple(sorted(inductor.items()))
+    )
+
+
+def _batch_dims(value: object) -> tuple[tuple[str, int | None], ...]:
+    if not isinstance(value, Mapping):
+        raise OptionError(
+            f"batch_dims must map input names to a dimension or None, got {value!r}; "
+            'for example {"input_ids": 0, "position_ids": None}'
+        )
+    for name, dim in value.items():
+        if not isinstance(name, str) or not (dim is None or type(dim) is int):
+            raise OptionError(f"batch_dims[{name!r}] must be a dimension number or None, got {dim!r}")
+    return tuple(sorted(value.items()))
+
+
+def _choose(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise OptionError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

@@ -1,0 +1,294 @@
+"""Everything of ``torch._inductor`` that code generation needs, with every numeric choice pinned.
+
+The only file of this package that imports private torch. Inductor stays the compiler of pointwise ops and data
+movement; this file takes from it each decision that could let bits follow a shape, a hint or the hardware.
+"""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch._inductor import config as _config
+from torch._inductor import ir
+from torch._inductor.choices import InductorChoices
+from torch._inductor.codegen import common as _common
+from torch._inductor.codegen.cpp import (
+    CppKernel,
+    CppKernelProxy,
+    CppOverrides,
+    CppScheduling,
+    CppTile2DKernel,
+    CppTile2DOverrides,
+    CppVecKernel,
+    CppVecOverrides,
+)
+from torch._inductor.compile_fx import compile_fx_inner
+from torch._inductor.virtualized import V
+
+from bi_inductor.errors import LoweringError
+
+_WANTED_PINS: dict[str, Any] = {
+    # reductions never reach Inductor on a device with templates of its own; these hold where they do
+    "split_reductions": False,
+    "unroll_reductions_threshold": 1,
+    "online_softmax": False,
+    "deterministic": True,
+    "batch_invariant": True,
+    # no choice by timing
+    "max_autotune": False,
+    "max_autotune_gemm": False,
+    "max_autotune_pointwise": False,
+    "coordinate_descent_tuning": False,
+    "benchmark_fusion": False,
+    "benchmark_epilogue_fusion": False,
+    "benchmark_combo_kernel": False,
+    # rewrites that look at shapes
+    "shape_padding": False,
+    "batch_fusion": False,
+    "b2b_gemm_pass": False,
+    "layout_optimization": False,
+    "conv_1x1_as_mm": False,
+    "combo_kernels": False,
+    # a half value is rounded where the graph says, fused or not
+    "emulate_precision_casts": True,
+    "use_joint_graph_passes": True,
+    "dynamic_scale_rblock": False,
+    "triton.multi_kernel": 0,
+    "triton.cooperative_reductions": False,
+    "triton.mix_order_reduction": False,
+    "triton.nested_reduction": False,
+    "triton.autotune_pointwise": False,
+    "triton.coalesce_tiling_analysis": False,
+    "cpp.enable_floating_point_contract_flag": "off",
+    "cpp.enable_unsafe_math_opt_flag": False,
+    "cpp.enable_loop_tail_vec": True,
+    "cpp.gemm_max_k_slices": 1,
+}
+
+
+def pins() -> dict[str, Any]:
+    """The Inductor settings that batch invariance needs, without those this torch does not have."""
+    known = _config.get_config_copy()
+    return {name: value for name, value in _WANTED_PINS.items() if name in known}
+
+
+class PinnedChoices(InductorChoices):
+    """No decision about the order of a reduction looks at anything but its length.
+
+    Its presence as ``V.choices`` also marks a compilation as ours, for the CPU scheduling below.
+    """
+
+    @staticmethod
+    def should_use_cooperative_reduction(*args: Any, **kwargs: Any) -> bool:
+        """Never: the number of cooperating blocks follows the row count (2.11 and 2.13 differ in arguments)."""
+        return False
+
+    @staticmethod
+    def reduction_split_factor(*args: Any, **kwargs: Any) -> int:
+        """One piece: the number of pieces would follow the row count."""
+        return 1
+
+    def uuid(self) -> str:
+        """Asked for by the cache key from 2.13 on; the custom pass carries the digest that matters."""
+        return "bi_inductor"
+
+
+def compile_pinned(graph: Any, example_inputs: Any, **kwargs: Any) -> Any:
+    """``compile_fx_inner`` with our choices, and an audit of the code that it wrote."""
+    _install_cpu_scheduling()
+    with V.set_choices_handler(PinnedChoices()):
+        compiled = compile_fx_inner(graph, example_inputs, **kwargs)
+    source = getattr(compiled, "source_code", None)
+    if source:
+        audit(source)
+    return compiled
+
+
+# --- audit ------------------------------------------------------------------------------------------------------
+
+#: ATen kernels that generated code may call: they move data, sort, or count, and read one sample at a time.
+ALLOWED_EXTERN = frozenset(
+    """
+    sort topk index_put_ index_put nonzero masked_select bincount histc searchsorted bucketize unique_dim _unique2
+    sym_size sym_stride sym_numel view slice select as_strided repeat_interleave randperm _local_scalar_dense
+    set_ resize_ copy_ fill_ scatter scatter_ scatter_reduce_ index_fill roll flip
+    max_pool2d_with_indices max_pool2d_with_indices_backward
+    """.split()
+)
+_EXTERN_CALL = re.compile(r"\bextern_kernels\.(\w+)\(|\btorch\.ops\.(?:aten|prims)\.(\w+)\.(\w+)\(|\baten\.(\w+)\(")
+
+
+def audit(source: str) -> None:
+    """Raise if the generated wrapper calls a library kernel whose order of additions is not ours.
+
+    Raises:
+        LoweringError: names the kernel; the planner should have refused or replaced the op.
+    """
+    for match in _EXTERN_CALL.finditer(source):
+        name = match.group(1) or match.group(2) or match.group(4)
+        if name not in ALLOWED_EXTERN:
+            raise LoweringError(
+                f"the generated code calls the library kernel {name!r}, whose result may follow the batch. "
+                "This is a fault of bi_inductor: please report it with the model; "
+                'options={"on_variant": "warn"} does not relax it'
+            )
+
+
+# --- C++ --------------------------------------------------------------------------------------------------------
+
+#: Lane by lane equal to one another and to no libm: the scalar form below calls the vector form.
+_LANEWISE = (
+    *("exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "tanh", "sigmoid", "erf", "erfc", "erfinv"),
+    *("atan", "asin", "acos", "sinh", "cosh", "asinh", "acosh", "atanh", "lgamma", "rsqrt"),
+)
+_LANEWISE_BINARY = ("pow", "atan2", "hypot")
+#: Sleef reduces a whole vector by another algorithm when one lane is large, so a lane follows its neighbours.
+_LANES_MIX = ("sin", "cos", "tan")
+
+
+def _lane_of(x: Any, call: str) -> str:
+    """C++ expression: ``call`` on a vector full of ``x``, first lane."""
+    scalar = f"std::decay_t<decltype({x})>"
+    return (
+        f"[&]{{ using bi_vec = at::vec::Vectorized<{scalar}>; {call} "
+        f"__at_align__ {scalar} bi_out[bi_vec::size()]; bi_res.store(bi_out); return bi_out[0]; }}()"
+    )
+
+
+def _code(expression: Any) -> str:
+    # some methods return a buffer of lines
+    return str(expression.getvalue()) if hasattr(expression, "getvalue") else str(expression)
+
+
+def _scalar_unary(name: str) -> staticmethod:  # type: ignore[type-arg]
+    vector = getattr(CppVecOverrides, name)
+
+    def scalar(x: Any) -> str:
+        return _lane_of(x, f"const bi_vec bi_x({x}); const bi_vec bi_res = {_code(vector('bi_x'))};")
+
+    scalar.__name__ = name
+    return staticmethod(scalar)
+
+
+def _scalar_binary(name: str) -> staticmethod:  # type: ignore[type-arg]
+    vector, plain = getattr(CppVecOverrides, name), getattr(CppOverrides, name)
+
+    def scalar(x: Any, y: Any) -> str:
+        dtypes = {getattr(v, "dtype", None) for v in (x, y)}
+        if len(dtypes) != 1 or not next(iter(dtypes), None) in (torch.float32, torch.float64):
+            return str(plain(x, y))
+        call = _code(vector("bi_x", "bi_y"))
+        return _lane_of(x, f"const bi_vec bi_x({x}), bi_y({y}); const bi_vec bi_res = {call};")
+
+    scalar.__name__ = name
+    return staticmethod(scalar)
+
+
+class _ScalarOverrides(CppOverrides):
+    """Scalar code gives the bits of one vector lane: which of the two runs follows the shape."""
+
+
+for _name in _LANEWISE:
+    setattr(_ScalarOverrides, _name, _scalar_unary(_name))
+for _name in _LANEWISE_BINARY:
+    setattr(_ScalarOverrides, _name, _scalar_binary(_name))
+
+
+def _per_lane(name: str, otherwise: Callable[..., Any]) -> Callable[..., Any]:
+    def vector(x: Any) -> Any:
+        if not getattr(x, "is_vec", False):
+            return otherwise(x)
+        return (
+            f"[&]{{ using bi_vec = std::decay_t<decltype({x})>; using bi_num = typename bi_vec::value_type; "
+            f"__at_align__ bi_num bi_t[bi_vec::size()]; {x}.store(bi_t); "
+            f"for (auto& bi_e : bi_t) bi_e = std::{name}(bi_e); return bi_vec::loadu(bi_t); }}()"
+        )
+
+    return vector
+
+
+class _VecOverrides(CppVecOverrides, _ScalarOverrides):
+    """Vector code in which no lane looks at another."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        self = super().__new__(cls, *args, **kwargs)
+        for name in _LANES_MIX:
+            # an instance attribute, since the base class puts its own wrappers there
+            setattr(self, name, _per_lane(name, getattr(self, name)))
+        return self
+
+
+class _Tile2DOverrides(CppTile2DOverrides, _VecOverrides):
+    """The same for kernels that are tiled in two loops."""
+
+
+class _ScalarKernel(CppKernel):
+    overrides = _ScalarOverrides  # type: ignore[assignment]
+
+
+class _VecKernel(CppVecKernel):
+    overrides = _VecOverrides  # type: ignore[assignment]
+
+
+class _Tile2DKernel(CppTile2DKernel):
+    overrides = _Tile2DOverrides  # type: ignore[assignment]
+
+
+class _KernelProxy(CppKernelProxy):
+    kernel_cls = _ScalarKernel
+    vec_kernel_cls = _VecKernel
+    tile2d_kernel_cls = _Tile2DKernel
+
+
+#: Exact in any order: Inductor may generate these itself.
+_ORDER_FREE = frozenset({"max", "min", "any", "argmax", "argmin", "xor_sum"})
+
+
+class CpuScheduling(CppScheduling):
+    """Inductor's C++ scheduling for pointwise kernels; refuses a reduction whose order matters."""
+
+    kernel_proxy_cls = _KernelProxy
+
+    def codegen_node(self, node: Any) -> None:
+        """Generate one fused kernel.
+
+        Raises:
+            LoweringError: the kernel holds a sum, product, scan or Welford reduction.
+        """
+        for part in node.get_nodes():
+            data = getattr(part.node, "data", None)
+            kind = getattr(data, "reduction_type", None) or type(data).__name__
+            exact = isinstance(data, ir.Reduction) and (
+                kind in _ORDER_FREE or not data.dtype.is_floating_point
+            )
+            if part.is_reduction() and not exact:
+                raise LoweringError(
+                    f"Inductor would generate a {kind} reduction for {part.get_name()}, in an order that can "
+                    "follow the batch. This is a fault of bi_inductor: please report it with the model"
+                )
+        super().codegen_node(node)
+
+
+def _install_cpu_scheduling() -> None:
+    """Let the CPU's code generation ask whose compilation it serves; ordinary Inductor is untouched."""
+    _common.init_backend_registration()
+    device = _common.device_codegens["cpu"]
+    if getattr(device.scheduling, "_bi_inductor", False):
+        return
+    stock = device.scheduling
+
+    def scheduling(scheduler: Any) -> Any:
+        return CpuScheduling(scheduler) if isinstance(V.choices, PinnedChoices) else stock(scheduler)
+
+    scheduling._bi_inductor = True  # type: ignore[attr-defined]
+    _common.device_codegens["cpu"] = dataclasses.replace(device, scheduling=scheduling)
+
+
+@contextlib.contextmanager
+def stock_choices() -> Iterator[None]:
+    """Ordinary Inductor inside the block, whatever surrounds it."""
+    with V.set_choices_handler(InductorChoices()):
+        yield

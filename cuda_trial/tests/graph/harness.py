@@ -1,0 +1,82 @@
+"""Capture the ATen graph of a function as the backend sees it, and plan it; no kernel of ours runs."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch._dynamo
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.partitioners import default_partition
+
+from bi_inductor._torch import input_source, is_backward
+from bi_inductor.attention import open_attention
+from bi_inductor.batch import infer_batch_spec
+from bi_inductor.decompositions import decomposition_table
+from bi_inductor.plan import Planned, make_plan
+
+_TABLE = decomposition_table()
+
+
+def plans_of(
+    fn: Callable[..., Any],
+    *inputs: Any,
+    dynamic: bool | None = False,
+    on_variant: str = "error",
+    batch_dims: dict[str, int | None] | None = None,
+    then: Callable[[torch.fx.GraphModule, Planned], Any] | None = None,
+    fullgraph: bool = True,
+    **kwargs: Any,
+) -> list[Planned]:
+    """Compile ``fn`` with a backend that plans each joint or inference graph and runs it as it is."""
+    torch._dynamo.reset()
+    plans: list[Planned] = []
+
+    def backend(gm: torch.fx.GraphModule, example_inputs: list[Any]) -> Any:
+        nodes = gm.graph.find_nodes(op="placeholder")
+        sources = [input_source(n) for n in nodes]
+        spec = infer_batch_spec(
+            [n.meta.get("example_value") for n in nodes],
+            is_param=[s.is_state for s in sources],
+            marked={i: s.marked for i, s in enumerate(sources) if s.marked},
+            named=[s.name for s in sources],
+            option=batch_dims or {},
+        )
+        gm = open_attention(gm)
+
+        def plan(graph_module: torch.fx.GraphModule) -> None:
+            planned = make_plan(
+                graph_module,
+                device="cpu",
+                batch=spec.for_placeholders(graph_module.graph),
+                backward=is_backward,
+                on_variant=on_variant,  # type: ignore[arg-type]
+            )
+            plans.append(planned)
+            if then is not None:
+                then(graph_module, planned)
+
+        def inference(graph_module: torch.fx.GraphModule, _inputs: Any) -> Any:
+            plan(graph_module)
+            return graph_module.forward
+
+        def partition(joint: torch.fx.GraphModule, joint_inputs: Any, **options: Any) -> Any:
+            plan(joint)
+            return default_partition(joint, joint_inputs, **options)
+
+        return aot_autograd(
+            fw_compiler=lambda g, _: g.forward,
+            bw_compiler=lambda g, _: g.forward,
+            inference_compiler=inference,
+            partition_fn=partition,
+            decompositions=_TABLE,
+        )(gm, example_inputs)
+
+    compiled = torch.compile(fn, backend=backend, dynamic=dynamic, fullgraph=fullgraph)
+    compiled(*inputs, **kwargs)
+    return plans
+
+
+def plan_of(fn: Callable[..., Any], *inputs: Any, **kwargs: Any) -> Planned:
+    """Plan a function of one graph."""
+    (planned,) = plans_of(fn, *inputs, **kwargs)
+    return planned

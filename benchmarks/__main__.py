@@ -1,6 +1,6 @@
 """Writes ``benchmarks/results/cpu.md``: every table, with the machine, the versions and the command above it.
 
-    python -m benchmarks
+python -m benchmarks
 """
 
 import platform

@@ -24,7 +24,9 @@ BATCHES = (1, 8, 32)
 PROMPT = 64
 
 
-def smollm2(backend: str, dtype: torch.dtype, batch: int) -> tuple[Callable[[], object], Callable[[], object]]:
+def smollm2(
+    backend: str, dtype: torch.dtype, batch: int
+) -> tuple[Callable[[], object], Callable[[], object]]:
     """(prefill, decode step) of ``batch`` prompts of 64 tokens."""
     from transformers import DynamicCache
 
@@ -71,7 +73,9 @@ def minilm(backend: str, batch: int) -> Callable[[], object]:
     key = (backend, torch.float32)
     if ("minilm" + backend, torch.float32) not in _LOADED:
         model = embeddings.Embedder(AutoModel.from_pretrained(embeddings.model_folder()).eval())
-        _LOADED["minilm" + backend, torch.float32] = torch.compile(model, backend=backend, dynamic=True)
+        _LOADED["minilm" + backend, torch.float32] = torch.compile(
+            model, backend=backend, dynamic=True
+        )
     model = _LOADED["minilm" + backend, key[1]]
     ids = torch.randint(1000, 30000, (batch, 32), generator=torch.Generator().manual_seed(0))
     mask = torch.ones_like(ids)
@@ -87,7 +91,10 @@ def speed_table() -> str:
     rows, ratios = [], []
     for dtype in (torch.float32, torch.bfloat16):
         for batch in BATCHES:
-            ours, stock = smollm2("batch_invariant", dtype, batch), smollm2("inductor", dtype, batch)
+            ours, stock = (
+                smollm2("batch_invariant", dtype, batch),
+                smollm2("inductor", dtype, batch),
+            )
             for index, phase in enumerate(("prefill", "decode")):
                 _row(rows, ratios, f"SmolLM2 {phase}", dtype, batch, stock[index], ours[index])
     for batch in BATCHES:

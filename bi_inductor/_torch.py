@@ -3,12 +3,12 @@
 Where releases differ, the feature is asked for, not the version.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch._dynamo import config as _dynamo_config
+from torch._dynamo import maybe_mark_dynamic
 from torch._guards import CompileContext, TracingContext
 from torch._inductor import config as _inductor_config
 from torch._inductor.compile_fx import compile_fx
@@ -29,6 +29,7 @@ __all__ = [
     "input_source",
     "is_backward",
     "keep_compiling",
+    "maybe_mark_dynamic",
     "select_decomp_table",
 ]
 
@@ -115,5 +116,3 @@ def is_backward(node: Node) -> bool:
         node.meta.get("autograd_backward", False)
     )
 
-
-CompileFx = Callable[..., Any]

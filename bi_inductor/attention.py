@@ -84,7 +84,9 @@ def _mask_of(mask: Tensor, lead: torch.Size, query: Tensor) -> Tensor:
     return mask
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: Any, output: Any) -> None:
+def _setup_context(
+    ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: Any, output: Any
+) -> None:
     q, k, v, mask = inputs
     out, lse = output
     ctx.save_for_backward(q, k, v, mask, out, lse)

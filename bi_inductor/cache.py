@@ -23,5 +23,7 @@ def sources_digest() -> str:
         root = Path(next(iter(importlib.import_module(package).__path__)))
         for file in sorted(root.rglob("*")):
             if file.suffix in (".py", ".cpp", ".h", ".metal"):
-                digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+                digest.update(
+                    file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes()
+                )
     return digest.hexdigest()

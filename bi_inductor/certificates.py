@@ -90,7 +90,9 @@ class GraphRecord:
         else:
             graph = _stored(self.digest, self.graph_break)
         for line in graph.variants:
-            warnings.warn(f"bi_inductor goes on with a result that follows its batch: {line}", stacklevel=2)
+            warnings.warn(
+                f"bi_inductor goes on with a result that follows its batch: {line}", stacklevel=2
+            )
         with _LOCK:
             _GRAPHS.append(graph)
 

@@ -60,7 +60,9 @@ def _convolution(
             size = (extent - 1) * stride[i] - 2 * padding[i] + dilation[i] * (kernel - 1) + 1
             sizes.append(size + output_padding[i])
         else:
-            sizes.append((extent + 2 * padding[i] - dilation[i] * (kernel - 1) - 1) // stride[i] + 1)
+            sizes.append(
+                (extent + 2 * padding[i] - dilation[i] * (kernel - 1) - 1) // stride[i] + 1
+            )
     channels = weight.shape[1] * groups if transposed else weight.shape[0]
     return x.new_empty((*x.shape[: x.dim() - dims - 1], channels, *sizes))
 
@@ -133,7 +135,12 @@ def _accumulator(dtype: torch.dtype) -> torch.dtype:
 
 @_register("layer_norm")
 def _layer_norm(
-    x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float, **_: object
+    x: Tensor,
+    shape: Sequence[int],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    **_: object,
 ) -> tuple[Tensor, Tensor, Tensor]:
     # ATen on the CPU keeps the statistics in x's dtype unless the weights are wider
     mixed = weight is not None and weight.dtype != x.dtype

@@ -1,6 +1,5 @@
 """Telling the backend which dimension of an input is the batch."""
 
-import torch
 from torch import Tensor
 
 
@@ -14,6 +13,8 @@ def mark_batch(x: Tensor, dim: int = 0) -> Tensor:
     """
     if not -x.dim() <= dim < x.dim():
         raise ValueError(f"dim {dim} is not a dimension of a tensor of shape {tuple(x.shape)}")
+    from bi_inductor import _torch
+
     x._bi_inductor_batch_dims = (dim % x.dim(),)  # type: ignore[attr-defined]
-    torch._dynamo.maybe_mark_dynamic(x, dim)
+    _torch.maybe_mark_dynamic(x, dim)
     return x

@@ -37,7 +37,9 @@ class Options:
         _choose("tiling", self.tiling, get_args(Tiling))
 
 
-def make_options(mode: str | None, options: Mapping[str, Any] | None, pins: Mapping[str, Any]) -> Options:
+def make_options(
+    mode: str | None, options: Mapping[str, Any] | None, pins: Mapping[str, Any]
+) -> Options:
     """Check what ``torch.compile`` was given.
 
     Args:
@@ -84,7 +86,9 @@ def _batch_dims(value: object) -> tuple[tuple[str, int | None], ...]:
         )
     for name, dim in value.items():
         if not isinstance(name, str) or not (dim is None or type(dim) is int):
-            raise OptionError(f"batch_dims[{name!r}] must be a dimension number or None, got {dim!r}")
+            raise OptionError(
+                f"batch_dims[{name!r}] must be a dimension number or None, got {dim!r}"
+            )
     return tuple(sorted(value.items()))
 
 

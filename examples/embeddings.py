@@ -67,7 +67,9 @@ def main() -> None:
     counts = {}
     for way, backend in (("eager", None), ("compiled", "inductor"), ("ours", "batch_invariant")):
         torch.compiler.reset()
-        model = embedder if backend is None else torch.compile(embedder, backend=backend, dynamic=True)
+        model = (
+            embedder if backend is None else torch.compile(embedder, backend=backend, dynamic=True)
+        )
         counts[way] = len(embeddings_of(model, tokenizer))
         table.add_row(way, str(len(BATCHES)), str(counts[way]))
     Console().print(table)

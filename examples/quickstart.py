@@ -57,14 +57,18 @@ def compile_blocks(model: PreTrainedModel, backend: str) -> None:
     """
     for index, layer in enumerate(model.model.layers):
         layer.self_attn.layer_idx = 0
-        layer.forward = _with_own_cache(torch.compile(layer.forward, backend=backend, dynamic=True), index)
+        layer.forward = _with_own_cache(
+            torch.compile(layer.forward, backend=backend, dynamic=True), index
+        )
     # what surrounds the blocks adds numbers up too, or follows its neighbours in a vector (sine and cosine)
     for module in (model.model.rotary_emb, model.model.norm, model.lm_head):
         module.compile(backend=backend, dynamic=True)
 
 
 def _with_own_cache(block: Callable[..., torch.Tensor], index: int) -> Callable[..., torch.Tensor]:
-    def forward(hidden: torch.Tensor, past_key_values: DynamicCache, **kwargs: object) -> torch.Tensor:
+    def forward(
+        hidden: torch.Tensor, past_key_values: DynamicCache, **kwargs: object
+    ) -> torch.Tensor:
         return block(hidden, past_key_values=past_key_values.layers[index], **kwargs)
 
     return forward
@@ -117,7 +121,9 @@ def _no_keys(model: PreTrainedModel, batch: int) -> tuple[torch.Tensor, torch.Te
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--whole-model", action="store_true", help="compile the full graph (slow to compile)")
+    parser.add_argument(
+        "--whole-model", action="store_true", help="compile the full graph (slow to compile)"
+    )
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
@@ -126,9 +132,16 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, padding_side="left")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     ways = ("eager", "compiled", "ours")
-    table = Table("dtype", "how", "batches", "different logits", "different answers", title=QUESTION)
+    table = Table(
+        "dtype", "how", "batches", "different logits", "different answers", title=QUESTION
+    )
     failed, spoken = False, ""
-    columns = (TextColumn("{task.description:24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description:24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
     with Progress(*columns, console=console) as progress:
         for name in args.dtypes:
             for way in ways:

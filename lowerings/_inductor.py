@@ -111,14 +111,11 @@ def compile_pinned(graph: Any, example_inputs: Any, **kwargs: Any) -> Any:
 
 #: ATen kernels that generated code may call: they move data, sort, or count, and read one sample at a time.
 ALLOWED_EXTERN = frozenset(
-    """
-    sort topk index_put_ index_put nonzero masked_select bincount histc searchsorted bucketize unique_dim _unique2
-    sym_size sym_stride sym_numel view slice select as_strided repeat_interleave randperm _local_scalar_dense
-    set_ resize_ copy_ fill_ scatter scatter_ scatter_reduce_ index_fill roll flip
-    max_pool2d_with_indices max_pool2d_with_indices_backward
-    """.split()
+    ["sort", "topk", "index_put_", "index_put", "nonzero", "masked_select", "bincount", "histc", "searchsorted", "bucketize", "unique_dim", "_unique2", "sym_size", "sym_stride", "sym_numel", "view", "slice", "select", "as_strided", "repeat_interleave", "randperm", "_local_scalar_dense", "set_", "resize_", "copy_", "fill_", "scatter", "scatter_", "scatter_reduce_", "index_fill", "roll", "flip", "max_pool2d_with_indices", "max_pool2d_with_indices_backward"]
 )
-_EXTERN_CALL = re.compile(r"\bextern_kernels\.(\w+)\(|\btorch\.ops\.(?:aten|prims)\.(\w+)\.(\w+)\(|\baten\.(\w+)\(")
+_EXTERN_CALL = re.compile(
+    r"\bextern_kernels\.(\w+)\(|\btorch\.ops\.(?:aten|prims)\.(\w+)\.(\w+)\(|\baten\.(\w+)\("
+)
 
 
 def audit(source: str) -> None:
@@ -141,7 +138,20 @@ def audit(source: str) -> None:
 
 #: Lane by lane equal to one another and to no libm: the scalar form below calls the vector form.
 _LANEWISE = (
-    *("exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "tanh", "sigmoid", "erf", "erfc", "erfinv"),
+    *(
+        "exp",
+        "exp2",
+        "expm1",
+        "log",
+        "log2",
+        "log10",
+        "log1p",
+        "tanh",
+        "sigmoid",
+        "erf",
+        "erfc",
+        "erfinv",
+    ),
     *("atan", "asin", "acos", "sinh", "cosh", "asinh", "acosh", "atanh", "lgamma", "rsqrt"),
 )
 _LANEWISE_BINARY = ("pow", "atan2", "hypot")
@@ -167,7 +177,9 @@ def _scalar_unary(name: str) -> staticmethod:  # type: ignore[type-arg]
     vector = getattr(CppVecOverrides, name)
 
     def scalar(x: Any) -> str:
-        return _lane_of(x, f"const bi_vec bi_x({x}); const bi_vec bi_res = {_code(vector('bi_x'))};")
+        return _lane_of(
+            x, f"const bi_vec bi_x({x}); const bi_vec bi_res = {_code(vector('bi_x'))};"
+        )
 
     scalar.__name__ = name
     return staticmethod(scalar)
@@ -178,7 +190,7 @@ def _scalar_binary(name: str) -> staticmethod:  # type: ignore[type-arg]
 
     def scalar(x: Any, y: Any) -> str:
         dtypes = {getattr(v, "dtype", None) for v in (x, y)}
-        if len(dtypes) != 1 or not next(iter(dtypes), None) in (torch.float32, torch.float64):
+        if len(dtypes) != 1 or next(iter(dtypes), None) not in (torch.float32, torch.float64):
             return str(plain(x, y))
         call = _code(vector("bi_x", "bi_y"))
         return _lane_of(x, f"const bi_vec bi_x({x}), bi_y({y}); const bi_vec bi_res = {call};")
@@ -281,7 +293,9 @@ def _install_cpu_scheduling() -> None:
     stock = device.scheduling
 
     def scheduling(scheduler: Any) -> Any:
-        return CpuScheduling(scheduler) if isinstance(V.choices, PinnedChoices) else stock(scheduler)
+        return (
+            CpuScheduling(scheduler) if isinstance(V.choices, PinnedChoices) else stock(scheduler)
+        )
 
     scheduling._bi_inductor = True  # type: ignore[attr-defined]
     _common.device_codegens["cpu"] = dataclasses.replace(device, scheduling=scheduling)

@@ -47,18 +47,18 @@ def by_pixels(model: nn.Module, x: tuple[Tensor, ...]) -> object:
     return model(x[0])[0] if isinstance(model, tf.PreTrainedModel) else model(x[0])
 
 
-_DECODER = dict(
-    vocab_size=VOCAB,
-    hidden_size=64,
-    intermediate_size=112,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    max_position_embeddings=64,
-    pad_token_id=0,
-    bos_token_id=1,
-    eos_token_id=2,
-)
+_DECODER = {
+    "vocab_size": VOCAB,
+    "hidden_size": 64,
+    "intermediate_size": 112,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 
 
 def _llama() -> Case:
@@ -70,7 +70,9 @@ def _qwen3() -> Case:
 
 
 def _gemma3() -> Case:
-    config = tf.Gemma3TextConfig(**_DECODER, head_dim=32, sliding_window=4, query_pre_attn_scalar=32)
+    config = tf.Gemma3TextConfig(
+        **_DECODER, head_dim=32, sliding_window=4, query_pre_attn_scalar=32
+    )
     return Case(tf.Gemma3ForCausalLM(config), tokens, by_ids)
 
 
@@ -126,7 +128,9 @@ def _vit() -> Case:
 
 
 def _resnet() -> Case:
-    config = tf.ResNetConfig(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic")
+    config = tf.ResNetConfig(
+        embedding_size=16, hidden_sizes=[16, 32], depths=[1, 1], layer_type="basic"
+    )
     return Case(tf.ResNetModel(config), pixels, by_pixels)
 
 

@@ -55,6 +55,10 @@ def rows_that_change(
             order.insert(place, sample)
             out = flat(fn(*(x[order].clone() for x in inputs)))
             for index, (ours, reference) in enumerate(zip(out, alone, strict=True)):
-                if ours.dim() and ours.shape[0] == batch and not bits_equal(ours[place], reference[0]):
+                if (
+                    ours.dim()
+                    and ours.shape[0] == batch
+                    and not bits_equal(ours[place], reference[0])
+                ):
                     changed.append(f"output {index}, batch {batch}, position {place}")
     return changed

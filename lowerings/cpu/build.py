@@ -120,7 +120,14 @@ def sources_digest() -> str:
 
 def _key(isa: str, compiler_version: str) -> str:
     parts = (
-        *(sources_digest(), compiler_version, isa, torch.__version__, sys.platform, platform.machine()),
+        *(
+            sources_digest(),
+            compiler_version,
+            isa,
+            torch.__version__,
+            sys.platform,
+            platform.machine(),
+        ),
         *(_cpu_model(), *COMMON_FLAGS, *ISA_FLAGS[isa]),
     )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
@@ -151,7 +158,9 @@ def _build_into(target: Path, cxx: str, isa: str) -> None:
     ]
     libs = [f"-L{p}" for p in cpp_extension.library_paths()] + ["-lc10", "-ltorch_cpu", "-ltorch"]
     # bindings.cpp is the only file that includes torch, and the slowest: start it first
-    files = sorted(SOURCES.glob("*.cpp"), key=lambda p: (p.name != "bindings.cpp", -p.stat().st_size))
+    files = sorted(
+        SOURCES.glob("*.cpp"), key=lambda p: (p.name != "bindings.cpp", -p.stat().st_size)
+    )
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="build-") as folder:
 
         def compile_one(file: Path) -> str:

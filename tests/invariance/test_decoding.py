@@ -23,7 +23,12 @@ def in_chunks(run, model, ids, cuts, cache):
     for end in (*cuts, ids.shape[1]):
         positions = torch.arange(start, end)[None]
         parts.append(
-            run(input_ids=ids[:, start:end], position_ids=positions, past_key_values=cache, use_cache=True)
+            run(
+                input_ids=ids[:, start:end],
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
         )
         start = end
     return torch.cat(parts, 1)
@@ -45,7 +50,9 @@ def test_a_longer_static_cache_changes_no_bit():
     ids = models.tokens(2, 12)[0]
     run = runner(case.model)
     results = [
-        in_chunks(run, case.model, ids, (11,), StaticCache(config=case.model.config, max_cache_len=length))
+        in_chunks(
+            run, case.model, ids, (11,), StaticCache(config=case.model.config, max_cache_len=length)
+        )
         for length in (16, 64)
     ]
     assert bits_equal(*results)
@@ -58,9 +65,15 @@ def test_padding_changes_no_bit(side, padding):
     ids = models.tokens(1, 12)[0]
     run = runner(case.model)
     positions = torch.arange(12)[None]
-    alone = run(input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False)
+    alone = run(
+        input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False
+    )
     pads = torch.zeros(1, padding, dtype=torch.int64)
-    order = (lambda a, b: torch.cat([b, a], 1)) if side == "left" else (lambda a, b: torch.cat([a, b], 1))
+    order = (
+        (lambda a, b: torch.cat([b, a], 1))
+        if side == "left"
+        else (lambda a, b: torch.cat([a, b], 1))
+    )
     padded = run(
         input_ids=order(ids, pads),
         attention_mask=order(torch.ones_like(ids), pads),

@@ -56,6 +56,8 @@ def test_results_are_as_accurate_as_stock(name):
     with torch.no_grad():
         eager = case.call(case.model, x)
         ours = compiled(case, "batch_invariant", dynamic=False)(*x)
-        exact = case.call(case.model.double(), tuple(t.double() if t.is_floating_point() else t for t in x))
+        exact = case.call(
+            case.model.double(), tuple(t.double() if t.is_floating_point() else t for t in x)
+        )
     budget = 2 * (eager - exact).abs().max() + 1e-6
     assert (ours - exact).abs().max() <= budget

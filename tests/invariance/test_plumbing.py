@@ -70,7 +70,7 @@ def test_stock_fails_where_ours_holds():
     with torch.no_grad():
         stock = torch.compile(model, backend="inductor", dynamic=False)
         assert rows_that_change(stock, [x], batches=(2, 17)), "control too weak"
-        torch._dynamo.reset()
+        torch.compiler.reset()
         ours = torch.compile(model, backend="batch_invariant", dynamic=False)
         assert rows_that_change(ours, [x], batches=(2, 17)) == []
 
@@ -81,7 +81,7 @@ def test_every_way_of_compiling_gives_the_same_bits(dynamic):
     x = torch.randn(64, 96)
     with torch.no_grad():
         first = torch.compile(model, backend="batch_invariant", dynamic=False)(x[:5].clone())
-        torch._dynamo.reset()
+        torch.compiler.reset()
         ours = torch.compile(model, backend="batch_invariant", dynamic=dynamic, fullgraph=True)
         assert rows_that_change(ours, [x]) == []
         assert bits_equal(ours(x[:5].clone()), first)
@@ -116,9 +116,11 @@ def test_the_thread_count_changes_no_bit(threads):
     with torch.no_grad():
         torch.set_num_threads(2)
         expected = torch.compile(model, backend="batch_invariant", dynamic=False)(x)
-        torch._dynamo.reset()
+        torch.compiler.reset()
         torch.set_num_threads(threads)
-        assert bits_equal(torch.compile(model, backend="batch_invariant", dynamic=False)(x), expected)
+        assert bits_equal(
+            torch.compile(model, backend="batch_invariant", dynamic=False)(x), expected
+        )
 
 
 def test_caches_hit_and_keep_stock_and_ours_apart():
@@ -129,7 +131,7 @@ def test_caches_hit_and_keep_stock_and_ours_apart():
         x = torch.randn(4, 5000)
         def f(x): return (x * 2).softmax(-1).sum(-1)
         def run(backend):
-            torch._dynamo.reset()
+            torch.compiler.reset()
             counters.clear()
             y = torch.compile(f, backend=backend)(x)
             inductor, aot = counters["inductor"], counters["aot_autograd"]
@@ -185,9 +187,11 @@ def test_an_op_that_mixes_samples_is_refused_with_its_line():
     with pytest.raises(Exception, match="amax") as caught:
         torch.compile(scaled, backend="batch_invariant")(torch.randn(4, 8))
     assert "test_plumbing.py" in str(caught.value)
-    torch._dynamo.reset()
+    torch.compiler.reset()
     with pytest.warns(UserWarning, match="amax"):
-        torch.compile(scaled, backend="batch_invariant", options={"on_variant": "warn"})(torch.randn(4, 8))
+        torch.compile(scaled, backend="batch_invariant", options={"on_variant": "warn"})(
+            torch.randn(4, 8)
+        )
     assert not bi_inductor.certificate().is_invariant
 
 
@@ -223,7 +227,9 @@ def test_training_gradients_are_right_and_rows_invariant():
     for a, b, c in zip(ours, eager, exact, strict=True):
         assert (a - c).abs().max() <= 4 * (b - c).abs().max() + 1e-6
     assert bits_equal(gradients(compiled, x[:1])[0], ours[0][:1])
-    assert "sum" in " ".join(s for g in bi_inductor.certificate().graphs for s in g.backward_batch_sums)
+    assert "sum" in " ".join(
+        s for g in bi_inductor.certificate().graphs for s in g.backward_batch_sums
+    )
 
 
 def test_plain_inductor_is_untouched_in_the_same_process():
@@ -232,9 +238,9 @@ def test_plain_inductor_is_untouched_in_the_same_process():
 
     x = torch.randn(8, 300)
     before = torch.compile(f, backend="inductor")(x)
-    torch._dynamo.reset()
+    torch.compiler.reset()
     torch.compile(f, backend="batch_invariant")(x)
-    torch._dynamo.reset()
+    torch.compiler.reset()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert torch.equal(torch.compile(f, backend="inductor")(x), before)

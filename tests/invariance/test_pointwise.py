@@ -9,8 +9,33 @@ from tests.rows import bits_equal
 UNARY = {
     name: getattr(torch, name)
     for name in (
-        *("exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "tanh", "sigmoid", "erf", "erfc", "erfinv"),
-        *("atan", "asin", "acos", "sinh", "cosh", "asinh", "acosh", "atanh", "lgamma", "rsqrt", "digamma"),
+        *(
+            "exp",
+            "exp2",
+            "expm1",
+            "log",
+            "log2",
+            "log10",
+            "log1p",
+            "tanh",
+            "sigmoid",
+            "erf",
+            "erfc",
+            "erfinv",
+        ),
+        *(
+            "atan",
+            "asin",
+            "acos",
+            "sinh",
+            "cosh",
+            "asinh",
+            "acosh",
+            "atanh",
+            "lgamma",
+            "rsqrt",
+            "digamma",
+        ),
         *("sin", "cos", "tan", "sqrt", "reciprocal"),
     )
 }
@@ -92,10 +117,10 @@ def test_fused_half_arithmetic_rounds_where_the_graph_says(dtype):
 
     one_by_one = x
     for step in steps:
-        torch._dynamo.reset()
+        torch.compiler.reset()
         one_by_one = torch.compile(step, backend="batch_invariant", dynamic=False)(one_by_one)
-    torch._dynamo.reset()
+    torch.compiler.reset()
     assert bits_equal(torch.compile(fused, backend="batch_invariant", dynamic=False)(x), one_by_one)
-    torch._dynamo.reset()
+    torch.compiler.reset()
     stock = torch.compile(fused, backend="inductor", dynamic=False)(x)
     assert not bits_equal(stock, one_by_one), "control: stock keeps float32 between fused ops"

@@ -9,7 +9,13 @@ import torch
 from torch.fx import GraphModule, Node
 
 from bi_inductor.batch import BatchSpec, is_tangent
-from bi_inductor.errors import PlanError, UnknownOpError, UnsupportedDeviceError, VariantOpError, Where
+from bi_inductor.errors import (
+    PlanError,
+    UnknownOpError,
+    UnsupportedDeviceError,
+    VariantOpError,
+    Where,
+)
 from bi_inductor.flow.axes import Extent, Role, Value, carries, plain, shape_of, total
 from bi_inductor.flow.engine import Flow, Result, is_tensor
 from bi_inductor.flow.facts import WHOLE_BATCH

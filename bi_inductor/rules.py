@@ -408,6 +408,8 @@ def _rule_of(target: OpOverload) -> Rule | None:
 def _judged(call: Call, transfer: Transfer, rule: Rule | None) -> Judgement:
     try:
         result = transfer(call)
+        if transfer is not mixing.grouped_mm:
+            result = views.tainted(result, call.tensors())
     except Coupled as coupled:
         return Judgement(
             verdict=Verdict.BATCH_COUPLED,

@@ -156,11 +156,24 @@ def regroup(dims: Dims, shape: Sequence[Extent]) -> Dims | None:
 def _fill(axes: Iterable[Axis], shape: Sequence[Extent]) -> Dims | None:
     queue, dims = deque(axes), []
     for position, size in enumerate(shape):
+        if dims and any(map(carries, dims)) and not any(axis.carries for axis in queue):
+            # behind the batch nothing has to be followed, and floor divisions of sizes could not be
+            return (*dims, *_behind(queue, shape[position:]))
         dim = _take(queue, size, last=position == len(shape) - 1)
         if dim is None:
             return None
         dims.append(dim)
     return None if any(axis.extent != 1 for axis in queue) else tuple(dims)
+
+
+def _behind(axes: Iterable[Axis], shape: Sequence[Extent]) -> Dims:
+    queue, dims = deque(axes), []
+    for position, size in enumerate(shape):
+        dim = _take(queue, size, last=position == len(shape) - 1)
+        if dim is None:
+            return (*dims, *(vary(rest) for rest in shape[position:]))
+        dims.append(dim)
+    return tuple(dims)
 
 
 def _take(queue: deque[Axis], size: Extent, *, last: bool) -> Dim | None:
@@ -179,6 +192,9 @@ def _take(queue: deque[Axis], size: Extent, *, last: bool) -> Dim | None:
             need = rest
             continue
         part = quotient(axis.extent, need)
+        if part is None and carries(tuple(taken)) and not any(a.carries for a in (axis, *queue)):
+            queue.clear()
+            return (*taken, Axis(need, Role.VARY))
         if part is None or axis.carries:
             return None
         taken.append(Axis(need, axis.role))

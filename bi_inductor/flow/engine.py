@@ -8,7 +8,17 @@ import torch
 from torch._ops import OpOverload
 from torch.fx import Node
 
-from bi_inductor.flow.axes import Axis, Coupled, Dims, Extent, Role, Value, extent_of, plain, shape_of
+from bi_inductor.flow.axes import (
+    Axis,
+    Coupled,
+    Dims,
+    Extent,
+    Role,
+    Value,
+    extent_of,
+    plain,
+    shape_of,
+)
 
 Result = Value | tuple[Value, ...] | None
 Transfer = Callable[["Call"], Result]

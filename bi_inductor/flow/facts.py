@@ -70,4 +70,11 @@ class Picked:
     made_by: object
 
 
-WHOLE_BATCH = (Counts, Offsets, Picked)
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """Made of counts or offsets, and neither any more: nothing of a single sample may read it."""
+
+    made_by: object
+
+
+WHOLE_BATCH = (Counts, Offsets, Picked, Aggregate)

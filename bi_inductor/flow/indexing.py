@@ -31,7 +31,7 @@ from bi_inductor.flow.axes import (
     vary,
 )
 from bi_inductor.flow.engine import Call, Result, extent_arg
-from bi_inductor.flow.facts import Counting, OwnRow, Picked, Routing, SortedKeys
+from bi_inductor.flow.facts import Counting, OwnRow, Routing, SortedKeys
 from bi_inductor.flow.views import join, origin_of, pointwise
 
 _INDEX_REMEDY = (
@@ -405,8 +405,3 @@ def index_add(call: Call) -> Result:
     sides = [Value(_without(value, at)), Value(_without(source, at))]
     joined = join(sides, _shape_without(call.shape, at))
     return Value(one_batch((*joined.dims[:at], base, *joined.dims[at + 1 :])))
-
-
-def picked(value: Value) -> bool:
-    """Whether the value is one sample's data under no batch."""
-    return isinstance(value.fact, Picked)

@@ -36,17 +36,7 @@ def reduction(call: Call) -> Result:
     dims = tuple(
         same(1) if d in over else dim for d, dim in enumerate(value.dims) if keep or d not in over
     )
-    return call.pack([Value(dims, _kept(value))] * len(call.shapes))
-
-
-def _kept(value: Value) -> object:
-    return None if isinstance(value.fact, (OneHot, SortedKeys)) else _tainted(value)
-
-
-def _tainted(value: Value) -> object:
-    from bi_inductor.flow.facts import WHOLE_BATCH
-
-    return value.fact if isinstance(value.fact, WHOLE_BATCH) else None
+    return call.pack([Value(dims)] * len(call.shapes))
 
 
 def along(verb: str) -> Transfer:
@@ -62,7 +52,7 @@ def along(verb: str) -> Transfer:
             [value.dims[at]], f"{verb} along", "choose a dimension that is not the batch"
         )
         dim = vary(total(value.dims[at]))
-        made = Value((*value.dims[:at], dim, *value.dims[at + 1 :]), _tainted(value))
+        made = Value((*value.dims[:at], dim, *value.dims[at + 1 :]))
         return call.pack([made] * len(call.shapes))
 
     return transfer
@@ -119,16 +109,8 @@ def product(call: Call, a: Value, b: Value, bias: Value | None) -> Value:
     lead = [join_dims(x, y) for x, y in zip(a.dims[:-2], b.dims[:-2], strict=False)]
     rows = list(a.dims[-2:-1])
     columns = list(b.dims[-1:]) if len(b.dims) > 1 else []
-    dims = one_batch((*lead, *rows, *columns))
-    made = Value(tuple(_columns(dim) for dim in dims))
-    taint = join([Value((), _tainted(v)) for v in (a, b)], ()).fact
-    if taint is not None:
-        join([Value(made.dims), Value((), taint)], call.shape)
-    return join([made, bias], call.shape) if bias is not None else Value(made.dims, taint)
-
-
-def _columns(dim: Dim) -> Dim:
-    return dim
+    made = Value(one_batch((*lead, *rows, *columns)))
+    return join([made, bias], call.shape) if bias is not None else made
 
 
 def grouped_mm(call: Call) -> Result:

@@ -27,9 +27,12 @@ from bi_inductor.flow.axes import (
     vary,
 )
 from bi_inductor.flow.engine import Call, Result, Transfer, extent_arg
-from bi_inductor.flow.facts import WHOLE_BATCH, Counting, OneHot, OwnRow, Picked
+from bi_inductor.flow.facts import WHOLE_BATCH, Aggregate, Counting, OneHot, OwnRow, Picked
 
 _VIEW_REMEDY = "keep the batch in one dimension, or merge it with neighbours only"
+
+
+_PICK_REMEDY = "index a dimension that is not the batch"
 
 
 def join(values: Sequence[Value], shape: Sequence[Extent]) -> Value:
@@ -51,24 +54,33 @@ def join(values: Sequence[Value], shape: Sequence[Extent]) -> Value:
             elif carries(given):
                 dim = join_dims(dim, tuple(a for a in given if a.carries))
         dims.append(dim)
-    return Value(one_batch(tuple(dims)), _joined_fact(values, dims))
+    return Value(one_batch(tuple(dims)))
 
 
-def _joined_fact(values: Sequence[Value], dims: Sequence[Dim]) -> object:
-    facts = [v.fact for v in values if isinstance(v.fact, WHOLE_BATCH)]
-    if not facts:
-        return None
-    fact = facts[0]
-    if any(carries(dim) for dim in dims) or any(f != fact for f in facts):
-        _refuse_whole_batch(fact)
-    return fact
+def tainted(result: Result, inputs: Sequence[Value]) -> Result:
+    """Hand on what depends on the whole batch, or on one sample of it, to the result of any op.
+
+    Raises:
+        Coupled: the result belongs to single samples, or mixes two such values.
+    """
+    facts = {v.fact for v in inputs if isinstance(v.fact, WHOLE_BATCH)}
+    if not facts or result is None:
+        return result
+    if isinstance(result, tuple):
+        return tuple(part for r in result if isinstance(part := tainted(r, inputs), Value))
+    if isinstance(result.fact, WHOLE_BATCH) and len(facts) == 1:
+        return result
+    if len(facts) > 1 or any(carries(dim) for dim in result.dims):
+        _refuse_whole_batch(next(iter(facts)))
+    (fact,) = facts
+    return replace(result, fact=fact if isinstance(fact, Picked) else Aggregate(fact.made_by))
 
 
 def _refuse_whole_batch(fact: object) -> None:
     if isinstance(fact, Picked):
         raise Coupled(
             f"reads {fact.position}, and the result meets other samples",
-            "index a dimension that is not the batch, or use a value that all samples share",
+            f"{_PICK_REMEDY}, or use a value that all samples share",
             blame=fact.made_by,
         )
     raise Coupled(
@@ -192,9 +204,7 @@ def t(call: Call) -> Result:
 def expand(call: Call) -> Result:
     """Repeat dims of extent 1 without copying."""
     value, shape = call.flow.value(call.node.all_input_nodes[0]), call.shape
-    if isinstance(value.fact, Picked):
-        return join([value], shape)
-    return Value(join([value.without_fact()], shape).dims, value.fact)
+    return Value(join([value], shape).dims, value.fact)
 
 
 def repeat(call: Call) -> Result:
@@ -242,7 +252,7 @@ def select(call: Call) -> Result:
     value, at = call.value("self"), call.dim("dim")
     rest = (*value.dims[:at], *value.dims[at + 1 :])
     if not carries(value.dims[at]):
-        fact = value.fact if isinstance(value.fact, (OwnRow, *WHOLE_BATCH)) else None
+        fact = value.fact if isinstance(value.fact, OwnRow) else None
         return Value(rest, fact)
     return _pick(call, rest, f"the sample at position {call['index']} of the batch")
 
@@ -261,13 +271,14 @@ def slice_(call: Call) -> Result:
     if size == total(dim):
         return value
     if not carries(dim):
-        fact = value.fact if isinstance(value.fact, WHOLE_BATCH) else None
-        return Value((*value.dims[:at], _cut(dim, size), *value.dims[at + 1 :]), fact)
+        return Value((*value.dims[:at], _cut(dim, size), *value.dims[at + 1 :]))
     inner = _batches_inside(dim, size)
     if inner is not None and _starts_on(call, dim, inner):
         return Value((*value.dims[:at], inner, *value.dims[at + 1 :]))
-    dims = (*value.dims[:at], vary(size), *value.dims[at + 1 :])
-    return _pick(call, dims, "some samples by their position in the batch")
+    if size == 1:
+        dims = (*value.dims[:at], vary(size), *value.dims[at + 1 :])
+        return _pick(call, dims, f"the sample at position {call.get('start') or 0} of the batch")
+    raise Coupled("reads some samples by their position in the batch", _PICK_REMEDY)
 
 
 def _cut(dim: Dim, size: Extent) -> Dim:
@@ -304,10 +315,8 @@ def split(call: Call) -> Result:
             continue
         inner = _batches_inside(dim, size)
         if inner is None:
-            dims = (*value.dims[:at], vary(size), *value.dims[at + 1 :])
-            parts.append(_pick(call, dims, "some samples by their position in the batch"))
-        else:
-            parts.append(Value((*value.dims[:at], inner, *value.dims[at + 1 :])))
+            raise Coupled("reads some samples by their position in the batch", _PICK_REMEDY)
+        parts.append(Value((*value.dims[:at], inner, *value.dims[at + 1 :])))
     return tuple(parts)
 
 
@@ -325,11 +334,11 @@ def cat(call: Call) -> Result:
     values = [v for v in call.tensors() if v.dims and not _is_legacy_empty(v, call)]
     at = int(call["dim"] or 0) % len(call.shape)
     shape = call.shape
-    sides = [Value((*v.dims[:at], same(1), *v.dims[at + 1 :]), v.fact) for v in values]
+    sides = [Value((*v.dims[:at], same(1), *v.dims[at + 1 :])) for v in values]
     around = join(sides, (*shape[:at], 1, *shape[at + 1 :]))
     dims = [v.dims[at] for v in values]
     if not any(carries(dim) for dim in dims):
-        return Value((*around.dims[:at], vary(shape[at]), *around.dims[at + 1 :]), around.fact)
+        return Value((*around.dims[:at], vary(shape[at]), *around.dims[at + 1 :]))
     filled = [dim for dim in dims if total(dim) != 0]
     if any(significant(dim) != significant(filled[0]) for dim in filled):
         raise Coupled(

@@ -31,6 +31,7 @@ __all__ = [
     "keep_compiling",
     "maybe_mark_dynamic",
     "select_decomp_table",
+    "size_hint",
 ]
 
 SUPPORTED = ((2, 11), (2, 14))
@@ -108,6 +109,12 @@ def input_source(node: Node) -> InputSource:
     state = module or bool(builtin and builtin()) or not origin.is_local()
     marks = (node.meta.get("tensor_dict") or {}).get("_bi_inductor_batch_dims", ())
     return InputSource(str(name), state, tuple(marks))
+
+
+def size_hint(size: object) -> int | None:
+    """The size that a symbolic extent was traced with; None for a number or an unbacked symbol."""
+    hint = size.node.hint if isinstance(size, torch.SymInt) else None
+    return int(hint) if hint is not None else None
 
 
 def is_backward(node: Node) -> bool:

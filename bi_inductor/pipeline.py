@@ -1,6 +1,7 @@
 """The way of a graph: attention, AOTAutograd, plan, rewrite, Inductor with its choices pinned, certificate."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch.fx import Graph, GraphModule
 
 from bi_inductor import _torch, certificates
 from bi_inductor.attention import open_attention
-from bi_inductor.batch import BatchSpec, infer_batch_spec
+from bi_inductor.batch import BatchSpec, infer_batch_spec, is_tangent
 from bi_inductor.cache import sources_digest
 from bi_inductor.decompositions import decomposition_table
 from bi_inductor.errors import UnsupportedDeviceError
@@ -33,14 +34,15 @@ def compile_graph(
     device = graph_device(gm, example_inputs)
     table.load(device)
     _torch.keep_compiling()
-    spec = batch_of_inputs(gm, chosen)
+    inputs = batch_of_inputs(gm, chosen)
+    unite_batch_sizes(gm, inputs)
     gm = open_attention(gm)
-    record = certificates.open_graph(gm, device=device, options=chosen, batch=spec)
+    record = certificates.open_graph(gm, device=device, options=chosen, batch=inputs)
     patches = {
         **pins,
         **dict(chosen.inductor),
         **({"triton.cudagraphs": True} if chosen.cudagraphs else {}),
-        "joint_custom_pre_pass": PlanPass(device, chosen, spec, record),
+        "joint_custom_pre_pass": PlanPass(device, chosen, inputs, record),
     }
     compiled = _torch.compile_fx(
         gm,
@@ -71,17 +73,56 @@ def graph_device(gm: GraphModule, example_inputs: Sequence[Any]) -> str:
     return found.pop() if found else "cpu"
 
 
-def batch_of_inputs(gm: GraphModule, options: Options) -> BatchSpec:
-    """Where the batch lives in the placeholders of a Dynamo graph."""
-    placeholders = [n for n in gm.graph.nodes if n.op == "placeholder"]
-    sources = [_torch.input_source(n) for n in placeholders]
-    return infer_batch_spec(
-        [n.meta.get("example_value") for n in placeholders],
-        is_param=[source.is_state for source in sources],
-        marked={i: s.marked for i, s in enumerate(sources) if s.marked},
-        named=[source.name for source in sources],
-        option=dict(options.batch_dims),
-    )
+@dataclass(frozen=True, slots=True)
+class InputBatch:
+    """What the user and Dynamo say about a graph's inputs; the batch is looked up in AOTAutograd's graph.
+
+    Not in Dynamo's: there two inputs of one batch may still have two symbols for it.
+    """
+
+    sources: tuple[_torch.InputSource, ...]
+    option: tuple[tuple[str, int | None], ...]
+
+    def spec(self, graph: Graph) -> BatchSpec:
+        """The batch dims of the placeholders of ``graph``; parameters lifted in front have none."""
+        values = [n.meta.get("val") for n in graph.find_nodes(op="placeholder") if not is_tangent(n)]
+        lifted = max(len(values) - len(self.sources), 0)
+        sources = (_LIFTED,) * lifted + self.sources
+        return infer_batch_spec(
+            values,
+            is_param=[s.is_state for s in sources[: len(values)]],
+            marked={i: s.marked for i, s in enumerate(sources) if s.marked},
+            named=[s.name for s in sources[: len(values)]],
+            option=dict(self.option),
+        )
+
+
+_LIFTED = _torch.InputSource("", True, ())
+
+
+def batch_of_inputs(gm: GraphModule, options: Options) -> InputBatch:
+    """What is known about the batch of a Dynamo graph's placeholders."""
+    placeholders = gm.graph.find_nodes(op="placeholder")
+    return InputBatch(tuple(map(_torch.input_source, placeholders)), options.batch_dims)
+
+
+def unite_batch_sizes(gm: GraphModule, inputs: InputBatch) -> None:
+    """Guard that inputs whose leading size grew alike go on growing alike.
+
+    When a batch changes between two calls, Dynamo gives ids and their mask a symbol each; the guard makes it one.
+    """
+    sizes: dict[int, torch.SymInt] = {}
+    for node, source in zip(gm.graph.find_nodes(op="placeholder"), inputs.sources, strict=True):
+        value = node.meta.get("example_value")
+        if source.is_state or not isinstance(value, torch.Tensor):
+            continue
+        # a float table [S, D] of positions is as likely as a batch; ids, masks and hidden states are not
+        if value.dim() < 2 or (value.dim() == 2 and value.is_floating_point()):
+            continue
+        size = value.shape[0]
+        hint = _torch.size_hint(size)
+        if hint is not None:
+            bool(size == sizes.setdefault(hint, size))
 
 
 class PlanPass(_torch.CustomGraphPass):
@@ -92,9 +133,9 @@ class PlanPass(_torch.CustomGraphPass):
     """
 
     def __init__(
-        self, device: str, options: Options, spec: BatchSpec, record: certificates.GraphRecord
+        self, device: str, options: Options, inputs: InputBatch, record: certificates.GraphRecord
     ) -> None:
-        self.device, self.options, self.spec, self.record = device, options, spec, record
+        self.device, self.options, self.inputs, self.record = device, options, inputs, record
 
     def __call__(self, graph: Graph) -> None:
         """Rewrite ``graph`` in place.
@@ -106,7 +147,7 @@ class PlanPass(_torch.CustomGraphPass):
         planned = make_plan(
             gm,
             device=self.device,
-            batch=self.spec.for_placeholders(graph),
+            batch=self.inputs.spec(graph),
             backward=_torch.is_backward,
             on_variant=self.options.on_variant,
         )
@@ -115,4 +156,4 @@ class PlanPass(_torch.CustomGraphPass):
 
     def uuid(self) -> Any:
         """What shapes the generated code and is no Inductor setting."""
-        return ("bi_inductor", sources_digest(), repr(self.options), repr(self.spec), self.device)
+        return ("bi_inductor", sources_digest(), repr(self.options), repr(self.inputs), self.device)

@@ -32,7 +32,7 @@ def test_rows_do_not_depend_on_the_batch(name):
     assert rows_that_change(ours, case.inputs(17), batches=(2, 5, 17)) == []
     certificate = bi_inductor.certificate()
     assert certificate.is_invariant
-    assert "mm" in certificate.graphs[0].plan, "no template ran"
+    assert "planned" in certificate.graphs[0].plan, "no template ran"
 
 
 @pytest.mark.parametrize("name", ["llama", "bert", "mixtral"])

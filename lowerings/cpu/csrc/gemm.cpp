@@ -35,13 +35,13 @@ class Product {
   using Stored = typename T::Stored;
   using Sum = typename T::Sum;
 
-  Product(const Problem& problem, const VirtualB* source) : p_(problem), source_(source) {}
+  explicit Product(const Problem& problem) : p_(problem) {}
 
   void run(const Region& r) const {
     const int64_t rows = r.m1 - r.m0;
-    if (source_ == nullptr && b_is_k_contiguous() && rows <= kDirectRows && row_bytes() * rows <= kDirectBytes)
-      return direct(r);
-    if (source_ == nullptr && p_.b.col_stride == 1 && rows <= kStreamRows) return stream(r);
+    const bool in_memory = p_.source == nullptr;
+    if (in_memory && b_is_k_contiguous() && rows <= kDirectRows && row_bytes() * rows <= kDirectBytes) return direct(r);
+    if ((!in_memory || p_.b.col_stride == 1) && rows <= kStreamRows) return stream(r);
     packed(r);
   }
 
@@ -126,13 +126,17 @@ class Product {
     pack<T>(a_at(r.batch, r.m0, 0), p_.a.row_stride, p_.a.col_stride, p_.k, a);
     Sum* lanes = scratch.take<Sum>(rows * kLanes<T> * width);
     Sum* totals = scratch.take<Sum>(rows * width);
+    Stored* rows_of_b = p_.source == nullptr ? nullptr : scratch.take<Stored>(std::min(p_.split, p_.k) * width);
     const Epilogue<T> epilogue(p_);
     for (int64_t n0 = r.n0; n0 < r.n1; n0 += width) {
       const int64_t cols = std::min(width, r.n1 - n0);
       for (int64_t k0 = 0; k0 < p_.k; k0 += p_.split) {
         const int64_t kc = std::min(p_.split, p_.k - k0);
-        const StreamArgs<T> args{a_data + k0 / V * kVectorBytes, row_bytes(), b_at(r.batch, k0, n0),
-                                 p_.b.row_stride, kc, cols, width, lanes, totals, k0 == 0};
+        const Stored* b = rows_of_b;
+        if (p_.source == nullptr) b = b_at(r.batch, k0, n0);
+        else p_.source->fill(p_.source_entry + r.batch, k0, kc, n0, cols, rows_of_b, width);
+        const StreamArgs<T> args{a_data + k0 / V * kVectorBytes, row_bytes(), b, p_.source == nullptr ? p_.b.row_stride : width,
+                                 kc, cols, width, lanes, totals, k0 == 0};
         stream_chunk<T>(static_cast<int>(rows), args);
       }
       for (int64_t i = 0; i < rows; i++) epilogue.write(r.batch, r.m0 + i, n0, cols, totals + i * width);
@@ -149,7 +153,7 @@ class Product {
     const int64_t narrow = std::min(kBlockCols, wide);
     char* a_data = scratch.take<char>(block_rows * depth_bytes);
     char* b_data = scratch.take<char>(narrow * depth_bytes);
-    Stored* rows_of_b = source_ == nullptr ? nullptr : scratch.take<Stored>(depth * narrow);
+    Stored* rows_of_b = p_.source == nullptr ? nullptr : scratch.take<Stored>(depth * narrow);
     const int64_t panels = (block_rows + kTileRows - 1) / kTileRows;
     Sum* totals = scratch.take<Sum>(panels * (wide / kTileCols) * kTileSize + 8);
     Sum* row = scratch.take<Sum>(wide + 8);
@@ -174,10 +178,10 @@ class Product {
 
   Panels pack_b(int64_t batch, int64_t k0, int64_t kc, int64_t n0, int64_t n1, char* data, Stored* rows) const {
     const Panels panels{data, vectors(kc), n1 - n0, kTileCols, true};
-    if (source_ == nullptr) {
+    if (p_.source == nullptr) {
       pack<T>(b_at(batch, k0, n0), p_.b.col_stride, p_.b.row_stride, kc, panels);
     } else {
-      source_->fill(batch, k0, kc, n0, n1 - n0, rows, n1 - n0);
+      p_.source->fill(p_.source_entry + batch, k0, kc, n0, n1 - n0, rows, n1 - n0);
       pack<T>(rows, 1, n1 - n0, kc, panels);
     }
     return panels;
@@ -198,7 +202,6 @@ class Product {
   }
 
   const Problem& p_;
-  const VirtualB* source_;
 };
 
 template <class T>
@@ -213,19 +216,19 @@ void zero_depth(const Problem& p, const Region& r) {
 }
 
 template <class T>
-void run_region(const Problem& p, const VirtualB* source, const Region& r) {
+void run_region(const Problem& p, const Region& r) {
   const FloatMode mode(T::kFlush);
   if (r.m0 >= r.m1 || r.n0 >= r.n1) return;
   if (p.k == 0) return zero_depth<T>(p, r);
-  Product<T>(p, source).run(r);
+  Product<T>(p).run(r);
 }
 
-void run_region(const Problem& p, const VirtualB* source, const Region& r) {
+void run_region(const Problem& p, const Region& r) {
   switch (p.dtype) {
-    case Dtype::f32: return run_region<F32>(p, source, r);
-    case Dtype::bf16: return run_region<Bf16>(p, source, r);
-    case Dtype::f16: return run_region<F16>(p, source, r);
-    case Dtype::f64: return run_region<F64>(p, source, r);
+    case Dtype::f32: return run_region<F32>(p, r);
+    case Dtype::bf16: return run_region<Bf16>(p, r);
+    case Dtype::f16: return run_region<F16>(p, r);
+    case Dtype::f64: return run_region<F64>(p, r);
   }
 }
 
@@ -263,7 +266,7 @@ void add_regions(const Problem& p, int64_t batch, int parts, std::vector<Task>& 
       tasks.push_back({&p, {batch, m, std::min(p.m, m + m_step), n, std::min(p.n, n + n_step)}});
 }
 
-void run_problems(const Problem* problems, int64_t count, int threads, const VirtualB* source) {
+void run_problems(const Problem* problems, int64_t count, int threads) {
   double work = 0;
   int64_t entries = 0;
   for (int64_t i = 0; i < count; i++) {
@@ -278,21 +281,19 @@ void run_problems(const Problem* problems, int64_t count, int threads, const Vir
     for (int64_t b = 0; b < problems[i].batch; b++) add_regions(problems[i], b, parts, tasks);
   const int64_t total = static_cast<int64_t>(tasks.size()), grain = std::max<int64_t>(1, total / (8 * threads));
   if (threads == 1 || total <= 1) {
-    for (const Task& task : tasks) run_region(*task.problem, source, task.region);
+    for (const Task& task : tasks) run_region(*task.problem, task.region);
     return;
   }
 #pragma omp parallel for num_threads(threads) schedule(dynamic, grain)
-  for (int64_t i = 0; i < total; i++) run_region(*tasks[i].problem, source, tasks[i].region);
+  for (int64_t i = 0; i < total; i++) run_region(*tasks[i].problem, tasks[i].region);
 }
 
 }  // namespace
 
-void run(const Problem& problem) { run_problems(&problem, 1, problem.threads, nullptr); }
-
-void run(const Problem& problem, const VirtualB& source) { run_problems(&problem, 1, problem.threads, &source); }
+void run(const Problem& problem) { run_problems(&problem, 1, problem.threads); }
 
 void run_all(const Problem* problems, int64_t count, int threads) {
-  if (count > 0) run_problems(problems, count, threads, nullptr);
+  if (count > 0) run_problems(problems, count, threads);
 }
 
 }  // namespace bi::gemm

@@ -15,6 +15,15 @@ namespace bi::gemm {
 
 enum class Dtype : int { f32, bf16, f16, f64 };
 
+// Rows of b made on the fly (implicit im2col): fills dst[j * ld + i] = b[k0 + j][n0 + i] in the stored dtype
+// for 0 <= j < ks, 0 <= i < ns of one entry. Called from several threads.
+struct VirtualB {
+  virtual void fill(int64_t entry, int64_t k0, int64_t ks, int64_t n0, int64_t ns, void* dst, int64_t ld) const = 0;
+
+ protected:
+  ~VirtualB() = default;
+};
+
 // Strides are in elements. The product is a[batch][m][k] @ b[batch][k][n]; out and bias as [batch][m][n].
 struct Operand {
   const void* data = nullptr;
@@ -27,7 +36,9 @@ struct Problem {
   Dtype dtype = Dtype::f32;
   int64_t batch = 1, m = 0, n = 0, k = 0;
   Operand a;                   // rows m, columns k
-  Operand b;                   // rows k, columns n
+  Operand b;                   // rows k, columns n; not read when there is a source
+  const VirtualB* source = nullptr;
+  int64_t source_entry = 0;    // of batch 0; batch i reads source_entry + i
   Operand bias;                // rows m, columns n; data == nullptr: none. Same dtype as a
   void* out = nullptr;         // columns are contiguous
   int64_t out_batch_stride = 0;
@@ -37,21 +48,8 @@ struct Problem {
   int threads = 1;
 };
 
-// Rows of b made on the fly (implicit im2col): fills dst[j * ld + i] = b[k0 + j][n0 + i] of one batch entry,
-// 0 <= j < ks, 0 <= i < ns, in the stored dtype. Called from several threads.
-struct VirtualB {
-  virtual void fill(int64_t batch, int64_t k0, int64_t ks, int64_t n0, int64_t ns, void* dst,
-                    int64_t ld) const = 0;
-
- protected:
-  ~VirtualB() = default;
-};
-
 // Multiplies. Throws std::invalid_argument for a split that is not a positive multiple of 64.
 void run(const Problem& problem);
-
-// The same with b given by `source`; problem.b is not read.
-void run(const Problem& problem, const VirtualB& source);
 
 // Several products of one dtype side by side, such as the groups of grouped_mm; threads are shared.
 void run_all(const Problem* problems, int64_t count, int threads);

@@ -11,7 +11,7 @@
 #include "../conv.h"
 #include "gemm.h"
 
-namespace bi {
+namespace bi::torch_bindings {
 
 namespace conv_detail {
 
@@ -105,4 +105,4 @@ inline at::Tensor convolution(const at::Tensor& x, const at::Tensor& weight, con
 
 inline void register_conv(torch::Library& m) { m.impl("convolution", &convolution); }
 
-}  // namespace bi
+}  // namespace bi::torch_bindings

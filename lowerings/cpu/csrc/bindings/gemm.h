@@ -10,7 +10,7 @@
 
 #include "../gemm.h"
 
-namespace bi {
+namespace bi::torch_bindings {
 
 inline gemm::Dtype matmul_dtype(const at::Tensor& x, const char* op) {
   switch (x.scalar_type()) {
@@ -210,4 +210,4 @@ inline void register_gemm(torch::Library& m) {
   m.impl("grouped_mm", &grouped_mm);
 }
 
-}  // namespace bi
+}  // namespace bi::torch_bindings

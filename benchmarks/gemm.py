@@ -1,0 +1,131 @@
+"""Matrix products: ours against stock torch, side by side, as Markdown.
+
+    python benchmarks/gemm.py --threads 1 2 --dtype float32 bfloat16 --out benchmarks/results/gemm.md
+
+Every round times stock and ours one after the other; the figure is the ratio of medians, stock / ours, so
+that above 1.00 we are faster. With one thread the clock is the CPU time of the thread, with more it is wall
+time. For M <= 16 the weights rotate over more than 120 MB, as they do in decoding.
+"""
+
+import argparse
+import importlib
+import itertools
+import math
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+import bi_inductor.ops
+
+assert bi_inductor.ops.SCHEMAS
+
+MODELS = {
+    "GPT-2": ((768, 768), (768, 3072), (3072, 768), (768, 50257)),
+    "SmolLM2": ((576, 576), (576, 192), (576, 1536), (1536, 576), (576, 49152)),
+    "Llama-3.2-1B": ((2048, 2048), (2048, 512), (2048, 8192), (8192, 2048)),
+}
+ROWS = (1, 4, 16, 64, 256, 1024)
+COLD_ROWS = 16
+COLD_BYTES = 120 << 20
+SPLIT_SIZE = {torch.float32: 512, torch.bfloat16: 1024, torch.float16: 512, torch.float64: 256}
+
+
+def operands(m: int, k: int, n: int, layout: str, dtype: torch.dtype) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Activations [m, k] and enough weights: [k, n] for mm, [n, k] for linear."""
+    one = k * n * dtype.itemsize
+    copies = math.ceil(COLD_BYTES / one) if m <= COLD_ROWS else 1
+    shape = (k, n) if layout == "mm" else (n, k)
+    return torch.randn(m, k).to(dtype), [torch.randn(shape).to(dtype) for _ in range(copies)]
+
+
+def calls(layout: str, dtype: torch.dtype, split: int) -> tuple[Callable, Callable]:
+    ours = torch.ops.bi_inductor.mm
+    if layout == "mm":
+        return torch.mm, lambda a, w: ours(a, w, split_size=split)
+    return torch.nn.functional.linear, lambda a, w: ours(a, w.t(), split_size=split)
+
+
+def compare(m: int, k: int, n: int, layout: str, dtype: torch.dtype, threads: int, budget: float, split: int) -> tuple[float, float]:
+    """Median seconds of stock and of ours for one shape."""
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    a, weights = operands(m, k, n, layout, dtype)
+    pair = calls(layout, dtype, split)
+    times: tuple[list[float], list[float]] = ([], [])
+    rotation = itertools.cycle(weights)
+    repeat = 1
+    for call in pair:
+        call(a, next(rotation))
+    start = time.perf_counter()
+    pair[0](a, next(rotation))
+    once = time.perf_counter() - start
+    if once < 2e-4:
+        repeat = min(20, math.ceil(2e-4 / once))
+    end = time.perf_counter() + budget
+    while len(times[0]) < 7 or time.perf_counter() < end:
+        for call, seconds in zip(pair, times, strict=True):
+            start = clock()
+            for _ in range(repeat):
+                call(a, next(rotation))
+            seconds.append((clock() - start) / repeat)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def table(dtype: torch.dtype, threads: int, layout: str, args: argparse.Namespace) -> tuple[list[str], list[float]]:
+    name = "torch.mm, b [K, N]" if layout == "mm" else "F.linear, weight [N, K]"
+    lines = [f"### {str(dtype).removeprefix('torch.')}, {threads} thread(s), against {name}", ""]
+    lines += ["| K x N | " + " | ".join(f"M={m}" for m in args.rows) + " |", "|---" * (1 + len(args.rows)) + "|"]
+    ratios = []
+    for model in args.models:
+        for k, n in MODELS[model]:
+            row = []
+            for m in args.rows:
+                if m * k * n > args.largest * 1e9:
+                    row.append("-")
+                    continue
+                stock, ours = compare(m, k, n, layout, dtype, threads, args.seconds, args.split or SPLIT_SIZE[dtype])
+                ratios.append(stock / ours)
+                row.append(f"{stock / ours:.2f}")
+            lines.append(f"| {k}x{n} | " + " | ".join(row) + " |")
+            print(lines[-1], file=sys.stderr, flush=True)
+    mean = math.exp(statistics.fmean(map(math.log, ratios)))
+    lines += ["", f"Geometric mean {mean:.2f}, lowest {min(ratios):.2f}.", ""]
+    print(lines[-2], file=sys.stderr, flush=True)
+    return lines, ratios
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--layout", nargs="+", default=["mm", "linear"], choices=["mm", "linear"])
+    parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
+    parser.add_argument("--seconds", type=float, default=0.3, help="time per shape")
+    parser.add_argument("--largest", type=float, default=20.0, help="skip shapes above this many G multiply-adds")
+    parser.add_argument("--split", type=int, help="another split_size than the plan's")
+    parser.add_argument("--library", help="load this kernel library instead of building the package's own")
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+    if args.library:
+        torch.ops.load_library(args.library)
+    else:
+        importlib.import_module("lowerings.cpu.build").load()
+    lines = ["# Matrix products on the CPU: stock time / our time", ""]
+    lines += [f"{platform.processor() or platform.machine()}, torch {torch.__version__}", ""]
+    lines += [f"`python {' '.join(sys.argv)}`", ""]
+    for name, threads, layout in itertools.product(args.dtype, args.threads, args.layout):
+        torch.set_num_threads(threads)
+        lines += table(getattr(torch, name), threads, layout, args)[0]
+    text = "\n".join(lines)
+    print(text)
+    if args.out:
+        args.out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Builds the matmul kernels: the torch ops for this host, and a plain C library for each instruction set."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+
+import bi_inductor.ops  # noqa: F401  (defines the schemas)
+
+CSRC = Path(__file__).parents[2] / "lowerings" / "cpu" / "csrc"
+FLAGS = ["-O3", "-std=c++20", "-fPIC", "-fopenmp", "-ffp-contract=off", "-fno-math-errno",
+         "-fsigned-zeros"]  # fmt: skip
+ISAS = {
+    "avx512_bf16": ["-march=native", "-DBI_ISA_AVX512", "-DBI_HAS_BF16_DOT"],
+    "avx512": ["-march=skylake-avx512", "-DBI_ISA_AVX512"],
+    "avx2": ["-mavx2", "-mfma", "-mf16c", "-DBI_ISA_AVX2"],
+    "portable": ["-DBI_ISA_PORTABLE"],
+}
+REGISTRATION = """
+#include "bindings/conv.h"
+#include "bindings/gemm.h"
+TORCH_LIBRARY_IMPL(bi_inductor, CPU, m) {
+  bi::torch_bindings::register_gemm(m);
+  bi::torch_bindings::register_conv(m);
+}
+"""
+PLAIN = """
+#include "gemm.h"
+extern "C" void product(int dtype, const int64_t* mnk, const void* a, const int64_t* a_strides, const void* b,
+                        const int64_t* b_strides, void* out, int64_t split, int threads) {
+  bi::gemm::Problem p;
+  p.dtype = static_cast<bi::gemm::Dtype>(dtype);
+  p.m = mnk[0], p.n = mnk[1], p.k = mnk[2];
+  p.a = {a, 0, a_strides[0], a_strides[1]};
+  p.b = {b, 0, b_strides[0], b_strides[1]};
+  p.out = out, p.out_row_stride = p.n, p.split = split, p.threads = threads;
+  bi::gemm::run(p);
+}
+"""
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def host_isas() -> list[str]:
+    """The instruction sets that run here, the fastest first."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return ["portable"]
+    capability = torch.backends.cpu.get_cpu_capability()
+    isas = {"AVX512": ["avx512", "avx2"], "AVX2": ["avx2"]}.get(capability, [])
+    cpuinfo = Path("/proc/cpuinfo")
+    if "avx512" in isas and cpuinfo.exists() and " avx512_bf16" in cpuinfo.read_text():
+        isas.insert(0, "avx512_bf16")
+    return [*isas, "portable"]
+
+
+def _build(name: str, isa: str, main: str, families: tuple[str, ...], extra: list[str], link: list[str]) -> Path:
+    key = hashlib.sha256("".join((torch.__version__, main, *FLAGS, *ISAS[isa])).encode())
+    for source in sorted(p for p in CSRC.rglob("*") if p.name.split(".")[0].startswith(("gemm", "conv"))):
+        key.update(source.read_bytes())
+    folder = Path(tempfile.gettempdir()) / f"bi_inductor_{name}_{isa}_{key.hexdigest()[:16]}"
+    path = folder / f"{name}.so"
+    if path.exists():
+        return path
+    folder.mkdir(exist_ok=True)
+    (folder / "main.cpp").write_text(main)
+    objects = []
+    for source in (*(CSRC / f"{family}.cpp" for family in families), folder / "main.cpp"):
+        objects.append(folder / f"{source.stem}.{os.getpid()}.o")
+        flags = [*extra, "-O1"] if source.stem == "main" else []
+        command = ["g++", *FLAGS, *ISAS[isa], *flags, f"-I{CSRC}", "-c", source, "-o", objects[-1]]
+        subprocess.run(command, check=True)
+    partial = folder / f"{name}.{os.getpid()}.so"
+    subprocess.run(["g++", "-shared", "-fopenmp", *objects, *link, "-o", partial], check=True)
+    partial.rename(path)
+    return path
+
+
+def load() -> None:
+    """Registers mm, bmm, grouped_mm and convolution for the fastest instruction set here."""
+    if torch._C._dispatch_has_kernel_for_dispatch_key("bi_inductor::mm", "CPU"):
+        return
+    root = Path(torch.__file__).parent
+    include = [f"-isystem{root}/include", f"-isystem{root}/include/torch/csrc/api/include"]
+    link = [f"-L{root}/lib", "-ltorch_cpu", "-lc10", "-ltorch"]
+    families = tuple(sorted(p.stem for p in CSRC.glob("*.cpp") if p.stem.startswith(("gemm", "conv"))))
+    torch.ops.load_library(str(_build("gemm_ops", host_isas()[0], REGISTRATION, families, include, link)))
+
+
+@functools.cache
+def plain(isa: str) -> ctypes.CDLL:
+    """The kernels of one instruction set, without torch."""
+    families = tuple(sorted(p.stem for p in CSRC.glob("gemm*.cpp")))
+    return ctypes.CDLL(str(_build("gemm_plain", isa, PLAIN, families, [], [])))
+
+
+def mm_of_isa(isa: str, a: torch.Tensor, b: torch.Tensor, split_size: int, threads: int = 1) -> torch.Tensor:
+    """``a @ b`` by the kernels of one instruction set."""
+    out = torch.empty(a.shape[0], b.shape[1], dtype=a.dtype)
+    numbers = ctypes.c_int64 * 3
+    plain(isa).product(
+        DTYPES.index(a.dtype),
+        numbers(a.shape[0], b.shape[1], a.shape[1]),
+        ctypes.c_void_p(a.data_ptr()),
+        numbers(*a.stride()),
+        ctypes.c_void_p(b.data_ptr()),
+        numbers(*b.stride()),
+        ctypes.c_void_p(out.data_ptr()),
+        ctypes.c_int64(split_size),
+        threads,
+    )
+    return out

@@ -5,6 +5,7 @@ Run by ``make demo``; ``--whole-model`` compiles the full graph instead of the r
 """
 
 import argparse
+import copy
 import importlib.util
 import os
 import warnings
@@ -18,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 QUESTION = "What is the capital of France, and which river runs through it?"
 OTHERS = (
@@ -127,6 +129,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     args = parser.parse_args()
     warnings.filterwarnings("ignore", category=FutureWarning)
+    transformers_logging.disable_progress_bar()
     console = Console()
     file = gguf_file()
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, padding_side="left")
@@ -144,8 +147,9 @@ def main() -> None:
     )
     with Progress(*columns, console=console) as progress:
         for name in args.dtypes:
+            loaded = load(getattr(torch, name))
             for way in ways:
-                model = load(getattr(torch, name))
+                model = copy.deepcopy(loaded)
                 prepare(model, way, args.whole_model)
                 task = progress.add_task(f"{name} {way}", total=len(CASES))
                 logits, answers = set(), set()

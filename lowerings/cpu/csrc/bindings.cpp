@@ -13,8 +13,8 @@
 TORCH_LIBRARY_IMPL(bi_inductor, CPU, m) {
   using namespace bi::torch_bindings;
   register_attention(m);
-  bi::register_conv(m);
-  bi::register_gemm(m);
+  register_conv(m);
+  register_gemm(m);
   register_norm(m);
   register_pool(m);
   register_reduction(m);

@@ -76,6 +76,7 @@ def infer_batch_spec(
         OptionError: a dim that the input does not have, or two batch dims of one input.
     """
     given = _explicit(inputs, marked or {}, named or [""] * len(inputs), option or {})
+    _unify(inputs, is_param)
     tensors = {
         i: shape_of(x) for i, x in enumerate(inputs) if isinstance(x, torch.Tensor) and not is_param[i]
     }
@@ -90,6 +91,20 @@ def infer_batch_spec(
             shape = tensors.get(i, ())
             dims.append(0 if _has_batch(shape, known, alone=len(tensors) == 1) else None)
     return BatchSpec(tuple(dims))
+
+
+def _unify(inputs: Sequence[object], is_param: Sequence[bool]) -> None:
+    """Make one symbol of the first sizes that agree; the comparison becomes a guard of the graph.
+
+    Ids and their mask arrive as ``[s0, S]`` and ``[s1, S]``, and nothing in a model need compare the two.
+    """
+    seen: list[torch.SymInt] = []
+    for x, param in zip(inputs, is_param, strict=True):
+        size = x.shape[0] if isinstance(x, torch.Tensor) and x.dim() and not param else None
+        if not isinstance(size, torch.SymInt) or not size.node.has_hint():
+            continue
+        if not any(size.node.hint == other.node.hint and bool(size == other) for other in seen):
+            seen.append(size)
 
 
 def _explicit(

@@ -305,7 +305,7 @@ def _rules_table() -> dict[OpOverload, Rule]:
         **_rule("topk", mixing.topk, lambda call: t.TopK(dim=call.dim("dim"), largest=bool(call["largest"])), _over_dim),
         **_rule(
             "sort.default sort.stable", indexing.sort,
-            lambda call: t.Sort(dim=call.dim("dim"), descending=bool(call["descending"])), _over_dim,
+            lambda call: t.Sort(dim=call.dim("dim"), descending=bool(call["descending"])), _none,
         ),
     }  # fmt: skip
 

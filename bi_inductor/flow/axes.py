@@ -159,7 +159,7 @@ def _fill(axes: Iterable[Axis], shape: Sequence[Extent]) -> Dims | None:
         if dims and any(map(carries, dims)) and not any(axis.carries for axis in queue):
             # behind the batch nothing has to be followed, and floor divisions of sizes could not be
             return (*dims, *_behind(queue, shape[position:]))
-        dim = _take(queue, size, last=position == len(shape) - 1)
+        dim = _take(queue, size)
         if dim is None:
             return None
         dims.append(dim)
@@ -169,15 +169,18 @@ def _fill(axes: Iterable[Axis], shape: Sequence[Extent]) -> Dims | None:
 def _behind(axes: Iterable[Axis], shape: Sequence[Extent]) -> Dims:
     queue, dims = deque(axes), []
     for position, size in enumerate(shape):
-        dim = _take(queue, size, last=position == len(shape) - 1)
+        dim = _take(queue, size)
         if dim is None:
             return (*dims, *(vary(rest) for rest in shape[position:]))
         dims.append(dim)
     return tuple(dims)
 
 
-def _take(queue: deque[Axis], size: Extent, *, last: bool) -> Dim | None:
-    """Take axes of the product ``size`` from the queue; a batch of one goes with the axes behind it."""
+def _take(queue: deque[Axis], size: Extent) -> Dim | None:
+    """Take axes of the product ``size`` from the queue; a batch of one goes with the axes behind it.
+
+    Behind the last axis it has no place of its own and is dropped: einsum moves dims of extent 1 there.
+    """
     taken: list[Axis] = []
     need = size
     if size == 1 and queue and queue[0].extent == 1:
@@ -200,8 +203,6 @@ def _take(queue: deque[Axis], size: Extent, *, last: bool) -> Dim | None:
         taken.append(Axis(need, axis.role))
         queue.appendleft(Axis(part, axis.role))
         need = 1
-    if last:
-        taken.extend(axis for axis in queue if axis.extent == 1)
     return tuple(taken) or same(1)
 
 

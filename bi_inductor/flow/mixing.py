@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch.fx import Node
 
 from bi_inductor.flow.axes import (
     Axis,
@@ -19,7 +20,7 @@ from bi_inductor.flow.axes import (
     vary,
 )
 from bi_inductor.flow.engine import Call, Result, Transfer, refuse_over_batch
-from bi_inductor.flow.facts import Counts, Offsets, OneHot, SortedKeys
+from bi_inductor.flow.facts import Aggregate, Counts, Offsets, OneHot, SortedKeys
 from bi_inductor.flow.views import join, origin_of
 
 _REDUCE_REMEDY = "reduce over the other dimensions and keep the batch (dim=..., keepdim=True)"
@@ -31,12 +32,32 @@ def reduction(call: Call) -> Result:
     over = call.dims("dim")
     if isinstance(value.fact, OneHot) and len(value.dims) - 1 not in over:
         return Value((vary(call.shape[-1]),), Counts(value.fact.keys, call.node))
+    if only_asserted(call.node):
+        return call.pack([Value(plain(shape).dims, Aggregate(call.node)) for shape in call.shapes])
     refuse_over_batch([value.dims[d] for d in over], "reduces over", _REDUCE_REMEDY)
     keep = bool(call.get("keepdim"))
     dims = tuple(
         same(1) if d in over else dim for d, dim in enumerate(value.dims) if keep or d not in over
     )
     return call.pack([Value(dims)] * len(call.shapes))
+
+
+_ASSERTS = ("aten::_assert_async", "aten::_assert_scalar", "aten::_assert_tensor_metadata")
+_TO_NUMBER = ("aten::_local_scalar_dense", "aten::item", "aten::_to_copy", "prims::convert_element_type")
+
+
+def only_asserted(node: Node) -> bool:
+    """Whether a value only decides if the graph stops with an error: ``one_hot`` checks its input so."""
+    if not node.users:
+        return False
+    for user in node.users:
+        name = getattr(getattr(user.target, "_schema", None), "name", "")
+        if name in _ASSERTS or (name in _TO_NUMBER and only_asserted(user)):
+            continue
+        if getattr(user.target, "__module__", "") == "_operator" and only_asserted(user):
+            continue
+        return False
+    return True
 
 
 def along(verb: str) -> Transfer:

@@ -4,7 +4,6 @@ Where releases differ, the feature is asked for, not the version.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch._dynamo import config as _dynamo_config
@@ -122,4 +121,3 @@ def is_backward(node: Node) -> bool:
     return node.meta.get("partitioner_tag") == "is_backward" or bool(
         node.meta.get("autograd_backward", False)
     )
-

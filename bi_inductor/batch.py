@@ -78,10 +78,16 @@ def infer_batch_spec(
     given = _explicit(inputs, marked or {}, named or [""] * len(inputs), option or {})
     _unify(inputs, is_param)
     tensors = {
-        i: shape_of(x) for i, x in enumerate(inputs) if isinstance(x, torch.Tensor) and not is_param[i]
+        i: shape_of(x)
+        for i, x in enumerate(inputs)
+        if isinstance(x, torch.Tensor) and not is_param[i]
     }
     sizes = [tensors[i][at] for i, at in given.items() if at is not None and i in tensors]
-    size = sizes[0] if sizes else _batch_size({i: s for i, s in tensors.items() if i not in given}, inputs)
+    size = (
+        sizes[0]
+        if sizes
+        else _batch_size({i: s for i, s in tensors.items() if i not in given}, inputs)
+    )
     known = {*sizes, size}
     dims = []
     for i in range(len(inputs)):
@@ -130,7 +136,9 @@ def _checked(value: object, dim: int | None, name: str) -> int | None:
     if dim is None or not isinstance(value, torch.Tensor):
         return None
     if not -value.dim() <= dim < value.dim():
-        raise OptionError(f"batch dim {dim} of {name} is not a dim of its shape {tuple(value.shape)}")
+        raise OptionError(
+            f"batch dim {dim} of {name} is not a dim of its shape {tuple(value.shape)}"
+        )
     return dim % value.dim()
 
 

@@ -30,7 +30,9 @@ class DecompositionTable(dict[Any, Callable[..., Any]]):
     Inductor's cache key pickles the table, and gives up caching for a plain dict of functions.
     """
 
-    def __reduce_ex__(self, protocol: object) -> tuple[Callable[[], "DecompositionTable"], tuple[()]]:
+    def __reduce_ex__(
+        self, protocol: object
+    ) -> tuple[Callable[[], "DecompositionTable"], tuple[()]]:
         return (decomposition_table, ())
 
 

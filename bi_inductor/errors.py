@@ -63,7 +63,3 @@ class UnsupportedDeviceError(BatchInvariantError):
 
 class LoweringError(BatchInvariantError):
     """A kernel that refuses a call: a plan number or a dtype that it was not built for."""
-
-
-class LoweringError(BatchInvariantError):
-    """Generated code that would add numbers up in an order of its own: a bug of bi_inductor."""

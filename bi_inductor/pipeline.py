@@ -44,7 +44,7 @@ def compile_graph(
         **({"triton.cudagraphs": True} if chosen.cudagraphs else {}),
         "joint_custom_pre_pass": PlanPass(device, chosen, inputs, record),
     }
-    compiled = _torch.compile_fx(
+    compiled: Callable[..., Any] = _torch.compile_fx(  # type: ignore[assignment]
         gm,
         list(example_inputs),
         inner_compile=_inductor.compile_pinned,
@@ -85,7 +85,9 @@ class InputBatch:
 
     def spec(self, graph: Graph) -> BatchSpec:
         """The batch dims of the placeholders of ``graph``; parameters lifted in front have none."""
-        values = [n.meta.get("val") for n in graph.find_nodes(op="placeholder") if not is_tangent(n)]
+        values = [
+            n.meta.get("val") for n in graph.find_nodes(op="placeholder") if not is_tangent(n)
+        ]
         lifted = max(len(values) - len(self.sources), 0)
         sources = (_LIFTED,) * lifted + self.sources
         return infer_batch_spec(
@@ -111,7 +113,7 @@ def unite_batch_sizes(gm: GraphModule, inputs: InputBatch) -> None:
 
     When a batch changes between two calls, Dynamo gives ids and their mask a symbol each; the guard makes it one.
     """
-    sizes: dict[int, torch.SymInt] = {}
+    sizes: dict[int, Any] = {}
     for node, source in zip(gm.graph.find_nodes(op="placeholder"), inputs.sources, strict=True):
         value = node.meta.get("example_value")
         if source.is_state or not isinstance(value, torch.Tensor):
@@ -119,7 +121,7 @@ def unite_batch_sizes(gm: GraphModule, inputs: InputBatch) -> None:
         # a float table [S, D] of positions is as likely as a batch; ids, masks and hidden states are not
         if value.dim() < 2 or (value.dim() == 2 and value.is_floating_point()):
             continue
-        size = value.shape[0]
+        size: Any = value.shape[0]
         hint = _torch.size_hint(size)
         if hint is not None:
             bool(size == sizes.setdefault(hint, size))
@@ -144,6 +146,7 @@ class PlanPass(_torch.CustomGraphPass):
             VariantOpError: an op mixes samples, or cannot be proved not to.
         """
         gm = graph.owning_module
+        assert gm is not None
         planned = make_plan(
             gm,
             device=self.device,

@@ -125,7 +125,9 @@ class _Planner:
                 self._tangent(node)
             elif node.op == "get_attr":
                 fake = node.meta.get("val")
-                self.flow.values[node] = plain(shape_of(fake)) if isinstance(fake, torch.Tensor) else None
+                self.flow.values[node] = (
+                    plain(shape_of(fake)) if isinstance(fake, torch.Tensor) else None
+                )
         outputs = self._leave()
         return Planned(
             steps=tuple(self.steps[n] for n in self.gm.graph.nodes if n in self.steps),
@@ -288,7 +290,9 @@ def _gradients_last(gm: GraphModule) -> Iterator[Node]:
     """Yield all nodes in an order in which outputs are known before the tangents that belong to them."""
     late: set[Node] = set()
     for node in gm.graph.nodes:
-        if (node.op == "placeholder" and is_tangent(node)) or any(n in late for n in node.all_input_nodes):
+        if (node.op == "placeholder" and is_tangent(node)) or any(
+            n in late for n in node.all_input_nodes
+        ):
             late.add(node)
         else:
             yield node
@@ -313,9 +317,11 @@ def plan_key(
     """
     extents: list[int | None] = []
     for extent in reduced:
-        seen = getattr(extent, "free_symbols", frozenset()) & symbols
+        seen: frozenset[sympy.Symbol] = getattr(extent, "free_symbols", frozenset()) & symbols
         if seen:
-            raise PlanError(op_name(node), where(node), str(extent), ", ".join(sorted(map(str, seen))))
+            raise PlanError(
+                op_name(node), where(node), str(extent), ", ".join(sorted(map(str, seen)))
+            )
         extents.append(extent if isinstance(extent, int) else None)
     return PlanKey(template=type(template), reduced=tuple(extents), dtype=dtype, device=device)
 
@@ -338,12 +344,18 @@ def device_plan(key: PlanKey) -> Plan:
 
 def op_name(node: Node) -> str:
     """Return e.g. ``aten.sum.dim_IntList``."""
-    return str(getattr(node.target, "__name__", node.target)) if not hasattr(node.target, "_schema") else str(node.target)
+    return (
+        str(getattr(node.target, "__name__", node.target))
+        if not hasattr(node.target, "_schema")
+        else str(node.target)
+    )
 
 
 def where(node: Node) -> Where:
     """Return the user's source line and module of a node."""
-    lines = [line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()]
+    lines = [
+        line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()
+    ]
     place = next((i for i in reversed(range(len(lines))) if lines[i].startswith('File "')), None)
     line = code = ""
     if place is not None:

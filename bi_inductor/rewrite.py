@@ -58,7 +58,9 @@ def _replace_tuple(gm: GraphModule, node: Node, made: tuple[Node | None, ...]) -
     for user in list(node.users):
         part = made[user.args[1]] if len(user.args) > 1 else None  # type: ignore[index]
         if part is None:
-            raise AssertionError(f"{node.target} has a user of an output that is not made: {user.format_node()}")
+            raise AssertionError(
+                f"{node.target} has a user of an output that is not made: {user.format_node()}"
+            )
         user.replace_all_uses_with(part)
         gm.graph.erase_node(user)
 
@@ -117,7 +119,9 @@ def _matmul(b: _Builder) -> Node:
     a, numbers = b.args, b.plan.numbers()
     name = b.node.target._schema.name.split("::")[1]  # type: ignore[union-attr]
     if name in ("mm", "bmm"):
-        return b.cast(b.call(getattr(_ours, name).default, a["self"], a["mat2"], **numbers), b.fake.dtype)
+        return b.cast(
+            b.call(getattr(_ours, name).default, a["self"], a["mat2"], **numbers), b.fake.dtype
+        )
     if name in ("addmm", "baddbmm"):
         first, second = ("mat1", "mat2") if name == "addmm" else ("batch1", "batch2")
         scale = {k: a[k] for k in ("alpha", "beta") if a.get(k, 1) != 1}
@@ -147,12 +151,24 @@ def _vector(b: _Builder, name: str) -> Node:
 def _grouped(b: _Builder) -> Node:
     rows, weights = b.node.args[0], b.node.args[1]
     offsets = b.args.get("offs") if "offs" in b.args else b.args.get("offsets")
-    return b.call(_ours.grouped_mm.default, rows, weights, offsets, b.args.get("bias"), **b.plan.numbers())
+    return b.call(
+        _ours.grouped_mm.default, rows, weights, offsets, b.args.get("bias"), **b.plan.numbers()
+    )
 
 
 def _convolution(b: _Builder) -> Node:
     a = b.args
-    names = ("input", "weight", "bias", "stride", "padding", "dilation", "transposed", "output_padding", "groups")
+    names = (
+        "input",
+        "weight",
+        "bias",
+        "stride",
+        "padding",
+        "dilation",
+        "transposed",
+        "output_padding",
+        "groups",
+    )
     return b.call(_ours.convolution.default, *(a[n] for n in names), **b.plan.numbers())
 
 
@@ -207,7 +223,12 @@ def _softmax(b: _Builder) -> Node:
     given = b.args["self"].meta["val"].dtype
     extra = {} if b.fake.dtype == given else {"dtype": b.fake.dtype}
     return b.call(
-        _ours.softmax.default, b.args["self"], template.dim, template.log, **extra, **b.plan.numbers()
+        _ours.softmax.default,
+        b.args["self"],
+        template.dim,
+        template.log,
+        **extra,
+        **b.plan.numbers(),
     )
 
 
@@ -226,7 +247,12 @@ def _rms_norm(b: _Builder) -> tuple[Node | None, ...]:
     if eps is None:
         eps = torch.finfo(a["input"].meta["val"].dtype).eps
     made = b.call(
-        _ours.rms_norm.default, a["input"], list(a["normalized_shape"]), a["weight"], eps, **b.plan.numbers()
+        _ours.rms_norm.default,
+        a["input"],
+        list(a["normalized_shape"]),
+        a["weight"],
+        eps,
+        **b.plan.numbers(),
     )
     return tuple(b.item(made, i) for i in range(2))
 
@@ -244,7 +270,9 @@ def _scatter(b: _Builder) -> Node | None:
     assert isinstance(template, t.Scatter)
     if template.kind == "index_add":
         extra = {} if a.get("alpha", 1) == 1 else {"alpha": a["alpha"]}
-        return b.call(_ours.index_add.default, a["self"], a["dim"], a["index"], a["source"], **extra)
+        return b.call(
+            _ours.index_add.default, a["self"], a["dim"], a["index"], a["source"], **extra
+        )
     if template.kind == "index_put_add":
         return b.call(_ours.index_put_add.default, a["self"], list(a["indices"]), a["values"])
     return b.call(_ours.scatter_add.default, a["self"], a["dim"], a["index"], a["src"])
@@ -262,7 +290,15 @@ def _embedding_bag(b: _Builder) -> tuple[Node | None, ...]:
 
 def _avg_pool(b: _Builder) -> Node:
     a = b.args
-    names = ("self", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+    names = (
+        "self",
+        "kernel_size",
+        "stride",
+        "padding",
+        "ceil_mode",
+        "count_include_pad",
+        "divisor_override",
+    )
     values = {name: a[name] for name in names}
     values["stride"] = values["stride"] or values["kernel_size"]
     return b.call(_ours.avg_pool.default, *values.values())

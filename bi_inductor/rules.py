@@ -67,7 +67,9 @@ def _ops(*names: str) -> list[OpOverload]:
         if packet is None:
             continue
         chosen = [overload] if overload else packet.overloads()
-        found.extend(getattr(packet, o) for o in chosen if hasattr(packet, o) and not o.endswith("out"))
+        found.extend(
+            getattr(packet, o) for o in chosen if hasattr(packet, o) and not o.endswith("out")
+        )
     return found
 
 
@@ -95,10 +97,14 @@ _POINTWISE = [
     *_prims("fma frexp"),
 ]
 _CASTS = [
-    *_aten("clone alias detach lift_fresh_copy lift_fresh _to_copy contiguous real imag view_as_real view_as_complex"),
+    *_aten(
+        "clone alias detach lift_fresh_copy lift_fresh _to_copy contiguous real imag view_as_real view_as_complex"
+    ),
     *_prims("convert_element_type device_put view_of inductor_force_stride_order"),
 ]
-_VIEWS = _aten("view reshape _unsafe_view _reshape_alias view_copy flatten.using_ints unflatten.int")
+_VIEWS = _aten(
+    "view reshape _unsafe_view _reshape_alias view_copy flatten.using_ints unflatten.int"
+)
 _CONSTANTS = _aten(
     "full zeros ones empty full_like zeros_like ones_like empty_like new_full new_zeros new_ones new_empty"
     " empty_strided new_empty_strided empty_permuted scalar_tensor"
@@ -162,7 +168,12 @@ def _invariant_table() -> dict[Any, Transfer]:
         (_aten("remainder.Scalar remainder.Tensor"), indexing.remainder),
         (_aten("histc bincount"), mixing.counts),
         (_aten("cummax cummin"), mixing.along("scans")),
-        (_aten("_assert_async _assert_tensor_metadata _assert_scalar sym_constrain_range_for_size"), _no_value),
+        (
+            _aten(
+                "_assert_async _assert_tensor_metadata _assert_scalar sym_constrain_range_for_size"
+            ),
+            _no_value,
+        ),
         (_aten("sym_size.int sym_numel sym_stride.int sym_storage_offset"), _no_value),
         (_aten("_local_scalar_dense item"), views.to_number),
     ]
@@ -185,7 +196,9 @@ def _name(call: Call) -> str:
 
 
 def _reduction(call: Call) -> Template:
-    return t.Reduction(kind=_KINDS[_name(call)], dims=call.dims("dim"), keepdim=bool(call.get("keepdim")))
+    return t.Reduction(
+        kind=_KINDS[_name(call)], dims=call.dims("dim"), keepdim=bool(call.get("keepdim"))
+    )
 
 
 def _extents(call: Call, dims: tuple[int, ...], of: str = "self") -> tuple[Extent, ...]:
@@ -209,7 +222,11 @@ def _matmul(call: Call) -> Template | None:
 
 
 def _contracted(call: Call) -> tuple[Extent, ...]:
-    first = next(call.args[n] for n in ("mat1", "batch1", "mat", "self", "input") if call.args.get(n) is not None)
+    first = next(
+        call.args[n]
+        for n in ("mat1", "batch1", "mat", "self", "input")
+        if call.args.get(n) is not None
+    )
     return shape_of(first.meta["val"])[-1:]
 
 
@@ -222,7 +239,9 @@ def _conv_reduced(call: Call) -> tuple[Extent, ...]:
 
 
 def _attention(call: Call) -> Template:
-    mask = next((call.get(n) for n in ("mask", "attn_mask", "attn_bias") if call.get(n) is not None), None)
+    mask = next(
+        (call.get(n) for n in ("mask", "attn_mask", "attn_bias") if call.get(n) is not None), None
+    )
     return t.Attention(is_causal=bool(call.get("is_causal")), mask=mask is not None)
 
 
@@ -318,9 +337,15 @@ def _index_put(call: Call) -> Template | None:
 #: Draws one number per position: allowed in training and recorded, refused in inference.
 RANDOM = frozenset(
     [
-        *_aten("rand randn randint randperm rand_like randn_like randint_like bernoulli native_dropout uniform"),
-        *_aten("normal normal_functional multinomial exponential geometric cauchy log_normal bernoulli_"),
-        *_prims("inductor_random inductor_randint inductor_seed inductor_seeds inductor_lookup_seed"),
+        *_aten(
+            "rand randn randint randperm rand_like randn_like randint_like bernoulli native_dropout uniform"
+        ),
+        *_aten(
+            "normal normal_functional multinomial exponential geometric cauchy log_normal bernoulli_"
+        ),
+        *_prims(
+            "inductor_random inductor_randint inductor_seed inductor_seeds inductor_lookup_seed"
+        ),
     ]
 )
 

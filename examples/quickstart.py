@@ -32,8 +32,8 @@ OTHERS = (
     "What is 17 times 3?",
 )
 #: (batch size, position of the question in it)
-CASES = ((1, 0), (2, 1), (3, 0), (5, 2), (8, 7), (17, 4), (32, 31))
-NEW_TOKENS = 20
+CASES = ((1, 0), (2, 1), (3, 0), (8, 7), (17, 4), (32, 31))
+NEW_TOKENS = 10
 
 
 def gguf_file() -> Path:
@@ -62,9 +62,10 @@ def compile_blocks(model: PreTrainedModel, backend: str) -> None:
         layer.forward = _with_own_cache(
             torch.compile(layer.forward, backend=backend, dynamic=True), index
         )
-    # what surrounds the blocks adds numbers up too, or follows its neighbours in a vector (sine and cosine)
+    # what surrounds the blocks adds numbers up too, or follows its neighbours in a vector (sine and cosine);
+    # `lm_head.compile()` would not do: Dynamo skips a frame of torch.nn that is called so
     for module in (model.model.rotary_emb, model.model.norm, model.lm_head):
-        module.compile(backend=backend, dynamic=True)
+        module.forward = torch.compile(module.forward, backend=backend, dynamic=True)
 
 
 def _with_own_cache(block: Callable[..., torch.Tensor], index: int) -> Callable[..., torch.Tensor]:

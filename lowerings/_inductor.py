@@ -111,7 +111,42 @@ def compile_pinned(graph: Any, example_inputs: Any, **kwargs: Any) -> Any:
 
 #: ATen kernels that generated code may call: they move data, sort, or count, and read one sample at a time.
 ALLOWED_EXTERN = frozenset(
-    ["sort", "topk", "index_put_", "index_put", "nonzero", "masked_select", "bincount", "histc", "searchsorted", "bucketize", "unique_dim", "_unique2", "sym_size", "sym_stride", "sym_numel", "view", "slice", "select", "as_strided", "repeat_interleave", "randperm", "_local_scalar_dense", "set_", "resize_", "copy_", "fill_", "scatter", "scatter_", "scatter_reduce_", "index_fill", "roll", "flip", "max_pool2d_with_indices", "max_pool2d_with_indices_backward"]
+    [
+        "sort",
+        "topk",
+        "index_put_",
+        "index_put",
+        "nonzero",
+        "masked_select",
+        "bincount",
+        "histc",
+        "searchsorted",
+        "bucketize",
+        "unique_dim",
+        "_unique2",
+        "sym_size",
+        "sym_stride",
+        "sym_numel",
+        "view",
+        "slice",
+        "select",
+        "as_strided",
+        "repeat_interleave",
+        "randperm",
+        "_local_scalar_dense",
+        "set_",
+        "resize_",
+        "copy_",
+        "fill_",
+        "scatter",
+        "scatter_",
+        "scatter_reduce_",
+        "index_fill",
+        "roll",
+        "flip",
+        "max_pool2d_with_indices",
+        "max_pool2d_with_indices_backward",
+    ]
 )
 _EXTERN_CALL = re.compile(
     r"\bextern_kernels\.(\w+)\(|\btorch\.ops\.(?:aten|prims)\.(\w+)\.(\w+)\(|\baten\.(\w+)\("
@@ -226,7 +261,7 @@ class _VecOverrides(CppVecOverrides, _ScalarOverrides):
     """Vector code in which no lane looks at another."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        self = super().__new__(cls, *args, **kwargs)
+        self: Any = super().__new__(cls, *args, **kwargs)  # type: ignore[no-untyped-call]
         for name in _LANES_MIX:
             # an instance attribute, since the base class puts its own wrappers there
             setattr(self, name, _per_lane(name, getattr(self, name)))
@@ -294,7 +329,9 @@ def _install_cpu_scheduling() -> None:
 
     def scheduling(scheduler: Any) -> Any:
         return (
-            CpuScheduling(scheduler) if isinstance(V.choices, PinnedChoices) else stock(scheduler)
+            CpuScheduling(scheduler)  # type: ignore[no-untyped-call]
+            if isinstance(V.choices, PinnedChoices)
+            else stock(scheduler)
         )
 
     scheduling._bi_inductor = True  # type: ignore[attr-defined]

@@ -64,7 +64,9 @@ class Value:
 class Coupled(Exception):
     """An op mixes samples. ``reason`` continues the sentence "<op> ..."; ``instead`` is what to go on with."""
 
-    def __init__(self, reason: str, remedy: str, *, blame: object = None, over_batch: bool = False) -> None:
+    def __init__(
+        self, reason: str, remedy: str, *, blame: object = None, over_batch: bool = False
+    ) -> None:
         super().__init__(reason)
         self.reason, self.remedy, self.blame, self.over_batch = reason, remedy, blame, over_batch
 
@@ -154,7 +156,8 @@ def regroup(dims: Dims, shape: Sequence[Extent]) -> Dims | None:
 
 
 def _fill(axes: Iterable[Axis], shape: Sequence[Extent]) -> Dims | None:
-    queue, dims = deque(axes), []
+    queue: deque[Axis] = deque(axes)
+    dims: list[Any] = []
     for position, size in enumerate(shape):
         if dims and any(map(carries, dims)) and not any(axis.carries for axis in queue):
             # behind the batch nothing has to be followed, and floor divisions of sizes could not be
@@ -167,7 +170,8 @@ def _fill(axes: Iterable[Axis], shape: Sequence[Extent]) -> Dims | None:
 
 
 def _behind(axes: Iterable[Axis], shape: Sequence[Extent]) -> Dims:
-    queue, dims = deque(axes), []
+    queue: deque[Axis] = deque(axes)
+    dims: list[Any] = []
     for position, size in enumerate(shape):
         dim = _take(queue, size)
         if dim is None:

@@ -125,7 +125,7 @@ class Call:
 def bind(node: Node) -> dict[str, Any]:
     """Return the arguments of a node by the names of its op's schema, defaults filled in."""
     if not isinstance(node.target, OpOverload):
-        return dict(enumerate(node.args)) | dict(node.kwargs)  # type: ignore[arg-type]
+        return dict(enumerate(node.args)) | dict(node.kwargs)  # type: ignore[arg-type, return-value]
     bound: dict[str, Any] = {}
     for i, argument in enumerate(node.target._schema.arguments):
         if i < len(node.args) and not argument.kwarg_only:

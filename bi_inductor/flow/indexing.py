@@ -34,9 +34,7 @@ from bi_inductor.flow.engine import Call, Result, extent_arg
 from bi_inductor.flow.facts import Counting, OwnRow, Routing, SortedKeys
 from bi_inductor.flow.views import join, origin_of, pointwise
 
-_INDEX_REMEDY = (
-    "index the batch with torch.arange(batch) beside the other indices, or gather along another dimension"
-)
+_INDEX_REMEDY = "index the batch with torch.arange(batch) beside the other indices, or gather along another dimension"
 
 
 def embedding(call: Call) -> Result:
@@ -66,7 +64,9 @@ def indexed_dims(value: Value, indices: Sequence[Value | None]) -> tuple[Dims, D
         Coupled: a dim with the batch is read at a place that may belong to another sample.
     """
     places = [d for d, i in enumerate(indices) if i is not None]
-    present = [_labelled(index, value.dims[d]) for d, index in enumerate(indices) if index is not None]
+    present = [
+        _labelled(index, value.dims[d]) for d, index in enumerate(indices) if index is not None
+    ]
     rank = max((len(i.dims) for i in present), default=0)
     span = join([i.without_fact() for i in present], _broadcast(present, rank)).dims
     adjacent = places == list(range(places[0], places[-1] + 1))
@@ -269,7 +269,11 @@ def _put_by_position(
     for d, ind in enumerate(indices):
         if ind is not None and isinstance(ind.fact, Counting):
             at = next((i for i, dim in enumerate(joined.dims) if carries(dim)), None)
-            if at is not None and total(joined.dims[at]) == total(dims[d]) and _counts_along(ind, at, joined):
+            if (
+                at is not None
+                and total(joined.dims[at]) == total(dims[d])
+                and _counts_along(ind, at, joined)
+            ):
                 dims[d] = joined.dims[at]
                 return Value(one_batch(tuple(dims)))
     if any(carries(dim) for dim in span) or any(carries(dim) for dim in joined.dims):
@@ -332,7 +336,9 @@ def sort(call: Call) -> Result:
     if not value.dims or not carries(value.dims[at]):
         return (value.without_fact(), value.without_fact())
     if len(value.dims) != 1:
-        raise Coupled("sorts samples by their values", "sort along a dimension that is not the batch")
+        raise Coupled(
+            "sorts samples by their values", "sort along a dimension that is not the batch"
+        )
     base = value.dims[0]
     if _is_bijective(value):
         assert isinstance(value.fact, OwnRow)
@@ -394,7 +400,11 @@ def index_add(call: Call) -> Result:
     """Add rows of ``source`` along one dim, in their order."""
     value, ind, at = call.value("self"), call.value("index"), call.dim("dim")
     source = call.value("source")
-    if not carries(value.dims[at]) and not carries(source.dims[at]) and not any(map(carries, ind.dims)):
+    if (
+        not carries(value.dims[at])
+        and not carries(source.dims[at])
+        and not any(map(carries, ind.dims))
+    ):
         sides = [Value(_without(value, at)), Value(_without(source, at))]
         joined = join(sides, _shape_without(call.shape, at))
         return Value((*joined.dims[:at], vary(call.shape[at]), *joined.dims[at + 1 :]))

@@ -43,7 +43,12 @@ def reduction(call: Call) -> Result:
 
 
 _ASSERTS = ("aten::_assert_async", "aten::_assert_scalar", "aten::_assert_tensor_metadata")
-_TO_NUMBER = ("aten::_local_scalar_dense", "aten::item", "aten::_to_copy", "prims::convert_element_type")
+_TO_NUMBER = (
+    "aten::_local_scalar_dense",
+    "aten::item",
+    "aten::_to_copy",
+    "prims::convert_element_type",
+)
 
 
 def only_asserted(node: Node) -> bool:
@@ -83,7 +88,11 @@ def topk(call: Call) -> Result:
     """The k best along one dim."""
     value, at = call.value("self"), call.dim("dim")
     refuse_over_batch(value.dims[at : at + 1], "compares samples along", "choose another dimension")
-    made = Value((*value.dims[:at], vary(call.shape[at]), *value.dims[at + 1 :])) if value.dims else value
+    made = (
+        Value((*value.dims[:at], vary(call.shape[at]), *value.dims[at + 1 :]))
+        if value.dims
+        else value
+    )
     return (made, made)
 
 
@@ -115,7 +124,13 @@ def mm(call: Call) -> Result:
 
 
 def _factors(call: Call) -> Sequence[str]:
-    for names in (("mat1", "mat2"), ("batch1", "batch2"), ("self", "mat2"), ("self", "vec"), ("mat", "vec")):
+    for names in (
+        ("mat1", "mat2"),
+        ("batch1", "batch2"),
+        ("self", "mat2"),
+        ("self", "vec"),
+        ("mat", "vec"),
+    ):
         if all(name in call.args for name in names):
             return names
     return ("self", "tensor")
@@ -125,7 +140,9 @@ def product(call: Call, a: Value, b: Value, bias: Value | None) -> Value:
     """Contract the last dim of ``a`` with the last but one of ``b`` (its only one, if a vector)."""
     inner = [a.dims[-1], b.dims[-2] if len(b.dims) > 1 else b.dims[0]]
     refuse_over_batch(
-        inner, "adds up products over", "multiply by a tensor without batch, or batch the product (bmm)"
+        inner,
+        "adds up products over",
+        "multiply by a tensor without batch, or batch the product (bmm)",
     )
     lead = [join_dims(x, y) for x, y in zip(a.dims[:-2], b.dims[:-2], strict=False)]
     rows = list(a.dims[-2:-1])
@@ -153,7 +170,11 @@ def grouped_mm(call: Call) -> Result:
 def _check_groups(rows: Dim, offsets: Value) -> None:
     routing = rows[0].tag if len(rows) == 1 and rows[0].role == Role.ROWS else None
     keys = getattr(offsets.fact, "keys", None)
-    if routing is None or not isinstance(offsets.fact, Offsets) or keys is not getattr(routing, "keys", 0):
+    if (
+        routing is None
+        or not isinstance(offsets.fact, Offsets)
+        or keys is not getattr(routing, "keys", 0)
+    ):
         raise Coupled(
             "groups rows by offsets that are not proved to be the counts of their own keys",
             "sort the rows by key, and make the offsets with histc, bincount or one_hot of the same key",
@@ -165,7 +186,9 @@ def counts(call: Call) -> Result:
     value = call.value("self")
     if not any(carries(dim) for dim in value.dims):
         return plain(call.shape)
-    keys = value.fact.routing.keys if isinstance(value.fact, SortedKeys) else origin_of(call["self"])
+    keys = (
+        value.fact.routing.keys if isinstance(value.fact, SortedKeys) else origin_of(call["self"])
+    )
     return Value(tuple(vary(size) for size in call.shape), Counts(keys, call.node))
 
 
@@ -180,7 +203,9 @@ def convolution(call: Call) -> Result:
         )
     if any(carries(dim) for dim in weight.dims):
         raise Coupled(
-            "adds up products over the batch in its weight", "use weights without batch", over_batch=True
+            "adds up products over the batch in its weight",
+            "use weights without batch",
+            over_batch=True,
         )
     return Value((value.dims[0], *(vary(size) for size in call.shape[1:])))
 
@@ -189,7 +214,9 @@ def attention(call: Call) -> Result:
     """Softmax attention: ``q [..., Lq, D]``, ``k [..., Lk, D]``, ``v [..., Lk, Dv]``, a mask."""
     names = ("q", "k", "v") if "q" in call.args else ("query", "key", "value")
     q, k, v = (call.value(name) for name in names)
-    mask = next((m for m in map(call.maybe, ("mask", "attn_mask", "attn_bias")) if m is not None), None)
+    mask = next(
+        (m for m in map(call.maybe, ("mask", "attn_mask", "attn_bias")) if m is not None), None
+    )
     refuse_over_batch(
         [q.dims[-1], *k.dims[-2:], *v.dims[-2:]],
         "attends over",
@@ -225,7 +252,9 @@ def embedding_bag(call: Call) -> Result:
     axis = axis or Axis(call.shapes[0][0], Role.BATCH)
     return call.pack(
         [
-            Value(((axis,), *(vary(s) for s in shape[1:]))) if shape[:1] == call.shapes[0][:1] else plain(shape)
+            Value(((axis,), *(vary(s) for s in shape[1:])))
+            if shape[:1] == call.shapes[0][:1]
+            else plain(shape)
             for shape in call.shapes
         ]
     )

@@ -154,7 +154,9 @@ def view(call: Call) -> Result:
         return value
     dims = regroup(value.dims, shape)
     if dims is None:
-        raise Coupled("cuts the batch into groups or interleaves it with another dimension", _VIEW_REMEDY)
+        raise Coupled(
+            "cuts the batch into groups or interleaves it with another dimension", _VIEW_REMEDY
+        )
     return Value(dims, value.fact)
 
 
@@ -222,7 +224,9 @@ def repeat(call: Call) -> Result:
 
 def constant(call: Call) -> Result:
     """A tensor of one number: the same along every dim."""
-    if call.flow.is_batch_size(call.get("fill_value")) or call.flow.is_batch_size(call.get("value")):
+    if call.flow.is_batch_size(call.get("fill_value")) or call.flow.is_batch_size(
+        call.get("value")
+    ):
         raise Coupled(
             "computes with the size of the batch", "use a number that does not follow the batch"
         )
@@ -299,7 +303,9 @@ def _batches_inside(dim: Dim, size: Extent) -> Dim | None:
 def _starts_on(call: Call, dim: Dim, inner: Dim) -> bool:
     start = extent_arg(call.get("start") or 0)
     unit = total(a for a in significant(dim)[1:])
-    return start is not None and quotient(start, unit) is not None and call.get("step", 1) in (1, None)
+    return (
+        start is not None and quotient(start, unit) is not None and call.get("step", 1) in (1, None)
+    )
 
 
 def split(call: Call) -> Result:
@@ -325,7 +331,9 @@ def unbind(call: Call) -> Result:
     value, at = call.value("self"), call.dim("dim")
     rest = (*value.dims[:at], *value.dims[at + 1 :])
     if carries(value.dims[at]):
-        return tuple(_pick(call, rest, f"the sample at position {i}") for i in range(len(call.outputs)))
+        return tuple(
+            _pick(call, rest, f"the sample at position {i}") for i in range(len(call.outputs))
+        )
     return tuple(Value(rest) for _ in call.outputs)
 
 
@@ -380,7 +388,9 @@ def _moved_dims(call: Call, value: Value) -> set[int]:
     name = call.node.target._schema.name.split("::")[1]  # type: ignore[union-attr]
     if name == "constant_pad_nd":
         pads = call["pad"]
-        return {rank - 1 - i for i in range(len(pads) // 2) if pads[2 * i] != 0 or pads[2 * i + 1] != 0}
+        return {
+            rank - 1 - i for i in range(len(pads) // 2) if pads[2 * i] != 0 or pads[2 * i + 1] != 0
+        }
     if name in ("flip", "roll"):
         return set(call.dims("dims"))
     return {int(call["dim"]) % rank}
@@ -423,7 +433,9 @@ def as_strided(call: Call) -> Result:
     if spells_view(given, made, call.get("storage_offset")):
         return view(call)
     if any(carries(dim) for dim in value.dims):
-        raise Coupled("reads the batch through strides that cannot be followed", "use views instead")
+        raise Coupled(
+            "reads the batch through strides that cannot be followed", "use views instead"
+        )
     return plain(call.shape)
 
 

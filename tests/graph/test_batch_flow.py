@@ -168,7 +168,9 @@ MIXED = {
     "one number": lambda x: x * x.float().mean().long(),
     "sum of some samples": lambda x: x[:2].sum(0),
     "two picked samples": lambda x: x[0] * x[1],
-    "weights from one sample": lambda x: x.float() @ torch.nn.functional.embedding(x[0, :, :], torch.eye(80))[0, :, :4].T,
+    "weights from one sample": lambda x: (
+        x.float() @ torch.nn.functional.embedding(x[0, :, :], torch.eye(80))[0, :, :4].T
+    ),
     "triangle": lambda x: x[:, 0].tril(),
     "scattered samples": lambda x: torch.zeros(5, 4).long().index_add(0, x[:, 0, 0] % 5, x[:, 0]),
 }

@@ -39,7 +39,11 @@ class Vision(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv, self.bn, self.gn = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.GroupNorm(2, 8)
+        self.conv, self.bn, self.gn = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.GroupNorm(2, 8),
+        )
         self.head = nn.Linear(8, 5)
 
     def forward(self, x):
@@ -116,7 +120,9 @@ GOLDENS = {
 def test_goldens_of_single_ops():
     x = torch.randn(2, 4, 8)
     lines = [f"{name}: {plan_of(fn, x).text()}" for name, fn in GOLDENS.items()]
-    assert_expected_inline("\n".join(lines), """\
+    assert_expected_inline(
+        "\n".join(lines),
+        """\
 linear: aten.addmm.default  planned  Matmul(batched=False, bias=True)  split_size=1024 acc=float32 order=pieces-in-order
 mean: aten.mean.dim  planned  Reduction(kind=mean, dims=1, keepdim=False)  lanes=64 acc=float32 order=lanes-then-tree
 max: aten.max.dim  planned  Reduction(kind=amax, dims=2, keepdim=False)  lanes=64 acc=float32 order=lanes-then-tree
@@ -129,7 +135,8 @@ cumsum: aten.cumsum.default  planned  Scan(kind=cumsum, dim=1)  acc=float32 orde
 topk: aten.topk.default  planned  TopK(dim=2, largest=True)  acc=float32 order=exact-stable
 sort: aten.sort.default  planned  Sort(dim=2, descending=False)  acc=float32 order=exact-stable
 pool: aten.avg_pool2d.default  planned  AvgPool(spatial=2)  acc=float32 order=window-row-major
-einsum: aten.bmm.default  planned  Matmul(batched=True, bias=False)  split_size=1024 acc=float32 order=pieces-in-order""")
+einsum: aten.bmm.default  planned  Matmul(batched=True, bias=False)  split_size=1024 acc=float32 order=pieces-in-order""",
+    )
 
 
 @pytest.mark.parametrize("name", GOLDENS)
@@ -152,7 +159,10 @@ def test_the_rewritten_graph_has_only_planned_sums(name):
 
 TRAPS = {
     "F26: a dynamic scale over the whole batch": (lambda x: x / x.abs().amax(), "aten.amax"),
-    "batch norm in training": (lambda x: F.batch_norm(x, torch.zeros(8), torch.ones(8), training=True), "aten.var_mean"),
+    "batch norm in training": (
+        lambda x: F.batch_norm(x, torch.zeros(8), torch.ones(8), training=True),
+        "aten.var_mean",
+    ),
     "softmax over dim 0": (lambda x: x.softmax(0), "aten._softmax"),
     "cumsum over the batch": (lambda x: x.cumsum(0), "aten.cumsum"),
     "pairwise similarity": (lambda x: x @ x.T, "aten.mm"),

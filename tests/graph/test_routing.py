@@ -67,7 +67,13 @@ def every_expert(x):
     return (out * mask.t().unsqueeze(-1)).sum(0)
 
 
-PROVED = [inverse_by_index_put, inverse_by_argsort, ordered_scatter_add, weights_per_row, every_expert]
+PROVED = [
+    inverse_by_index_put,
+    inverse_by_argsort,
+    ordered_scatter_add,
+    weights_per_row,
+    every_expert,
+]
 
 
 @pytest.mark.parametrize("model", PROVED, ids=lambda f: f.__name__)

@@ -223,7 +223,10 @@ class _Planner:
             found.reduced,
             found.dtype,
             self.device,
-            symbols=frozenset() if batch_sum else self.flow.batch_symbols,
+            # integers and bools are exact in any order and over any extent
+            symbols=frozenset()
+            if batch_sum or not found.dtype.is_floating_point
+            else self.flow.batch_symbols,
             node=node,
         )
         return device_plan(key)

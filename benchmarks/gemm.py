@@ -32,7 +32,7 @@ MODELS = {
 ROWS = (1, 4, 16, 64, 256, 1024)
 COLD_ROWS = 16
 COLD_BYTES = 120 << 20
-SPLIT_SIZE = {torch.float32: 512, torch.bfloat16: 1024, torch.float16: 512, torch.float64: 256}
+SPLIT_SIZE = {torch.float32: 768, torch.bfloat16: 1024, torch.float16: 768, torch.float64: 384}
 
 
 def operands(

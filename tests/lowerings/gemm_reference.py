@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 LANES = {torch.float32: 16, torch.float16: 16, torch.bfloat16: 16, torch.float64: 8}
-SPLIT_SIZE = {torch.float32: 512, torch.float16: 512, torch.bfloat16: 1024, torch.float64: 256}
+SPLIT_SIZE = {torch.float32: 768, torch.float16: 768, torch.bfloat16: 1024, torch.float64: 384}
 TINY = np.float32(2.0**-126)
 
 

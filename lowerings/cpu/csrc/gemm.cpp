@@ -2,7 +2,7 @@
 #include "gemm.h"
 
 #include <algorithm>
-#include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <numeric>
 #include <stdexcept>
@@ -18,8 +18,9 @@ namespace bi::gemm {
 namespace {
 
 // Packed regions keep an a block in half of a 1 MB L2 beside a panel block of b; totals may live in L3.
-constexpr int64_t kBlockRows = 250;
-constexpr int64_t kBlockCols = 16 * kTileCols;
+constexpr int64_t kBlockRows = 280;
+constexpr int64_t kBlockTiles = 16;
+constexpr int64_t kBlockCols = kBlockTiles * kTileCols;
 constexpr int64_t kWideCols = 12 * kBlockCols;
 constexpr int64_t kDirectRows = 32;           // b is read in place up to here: packing it would not pay
 constexpr int64_t kDirectBytes = 2 << 20;     // largest packed a of a direct region
@@ -27,6 +28,28 @@ constexpr double kWorkPerThread = 128 * 1024; // multiply-adds; below this a thr
 
 struct Region {
   int64_t batch, m0, m1, n0, n1;
+};
+
+// Walks a block of memory and prefetches it to L2 a few lines at a time, between the tiles of the block before.
+class Prefetcher {
+ public:
+  Prefetcher() = default;
+  Prefetcher(const void* data, int64_t rows, int64_t stride, int64_t row_bytes, int64_t calls)
+      : row_(static_cast<const char*>(data)), rows_(rows), stride_(stride), row_bytes_(row_bytes),
+        lines_(static_cast<int>((rows * (row_bytes / 64 + 1) + calls - 1) / calls)) {}
+
+  BI_INLINE void advance() {
+    for (int i = 0; i < lines_ && rows_ > 0; i++) {
+      __builtin_prefetch(row_ + at_, 0, 2);
+      at_ += 64;
+      if (at_ >= row_bytes_ + 64) at_ = 0, row_ += stride_, rows_--;
+    }
+  }
+
+ private:
+  const char* row_ = nullptr;
+  int64_t rows_ = 0, stride_ = 0, row_bytes_ = 0, at_ = 0;
+  int lines_ = 0;
 };
 
 template <class T>
@@ -71,10 +94,11 @@ class Product {
   // Rows of a whole block from the totals of its tiles, [row panel][tile][kTileSize].
   void write_block(const Region& r, const Panels& a, const Sum* totals, int64_t tiles, int cols, Sum* row) const {
     const Epilogue<T> epilogue(p_);
+    const int64_t used = (r.n1 - r.n0 + cols - 1) / cols;
     for (int64_t i = 0; i < a.rows; i++) {
       const Sum* from = totals + (i / a.width) * tiles * kTileSize + (i % a.width) * cols;
-      for (int64_t t = 0; t < tiles; t++, from += kTileSize)
-        for (int c = 0; c < 8; c++) row[t * cols + c] = from[c];  // the surplus is overwritten or ignored
+      for (int64_t t = 0; t < used; t++, from += kTileSize)
+        std::memcpy(row + t * cols, from, 8 * sizeof(Sum));  // the surplus is overwritten or ignored
       epilogue.write(r.batch, r.m0 + i, r.n0, r.n1 - r.n0, row);
     }
   }
@@ -143,35 +167,38 @@ class Product {
     }
   }
 
-  // Many rows or any strides: both operands go through panels, one chunk of K at a time.
+  // Many rows or any strides: both operands go through panels, one chunk of K at a time. A block of columns is
+  // written out as soon as its last chunk is added, while its totals are still in L2.
   void packed(const Region& r) const {
     Scratch scratch;
     const int64_t depth = std::min(p_.split, p_.k), depth_bytes = vectors(depth) * kVectorBytes;
     const int64_t blocks = (r.m1 - r.m0 + kBlockRows - 1) / kBlockRows;
     const int64_t block_rows = (r.m1 - r.m0 + blocks - 1) / blocks;
-    const int64_t wide = std::min(kWideCols, (r.n1 - r.n0 + kTileCols - 1) / kTileCols * kTileCols);
-    const int64_t narrow = std::min(kBlockCols, wide);
-    char* a_data = scratch.take<char>(block_rows * depth_bytes);
-    char* b_data = scratch.take<char>(narrow * depth_bytes);
-    Stored* rows_of_b = p_.source == nullptr ? nullptr : scratch.take<Stored>(depth * narrow);
+    const bool one_chunk = p_.k <= p_.split;  // then a is packed once, and totals live for one block only
+    const int64_t wide = one_chunk ? r.n1 - r.n0 : std::min(kWideCols, r.n1 - r.n0);
     const int64_t panels = (block_rows + kTileRows - 1) / kTileRows;
-    Sum* totals = scratch.take<Sum>(panels * (wide / kTileCols) * kTileSize + 8);
-    Sum* row = scratch.take<Sum>(wide + 8);
+    const int64_t block_sums = panels * kBlockTiles * kTileSize;
+    const int64_t kept = one_chunk ? 1 : (wide + kBlockCols - 1) / kBlockCols;
+    char* a_data = scratch.take<char>(block_rows * depth_bytes);
+    char* b_data = scratch.take<char>(kBlockCols * depth_bytes);
+    Stored* rows_of_b = p_.source == nullptr ? nullptr : scratch.take<Stored>(depth * kBlockCols);
+    Sum* totals = scratch.take<Sum>(kept * block_sums + 8);
+    Sum* row = scratch.take<Sum>(kBlockCols + 8);
     for (int64_t m0 = r.m0; m0 < r.m1; m0 += block_rows) {
       for (int64_t n0 = r.n0; n0 < r.n1; n0 += wide) {
         const Region part{r.batch, m0, std::min(r.m1, m0 + block_rows), n0, std::min(r.n1, n0 + wide)};
-        const int64_t tiles = (part.n1 - n0 + kTileCols - 1) / kTileCols;
-        Panels a{};
         for (int64_t k0 = 0; k0 < p_.k; k0 += p_.split) {
           const int64_t kc = std::min(p_.split, p_.k - k0);
-          a = pack_a(r.batch, part.m0, part.m1, k0, kc, a_data);
-          for (int64_t n = n0; n < part.n1; n += narrow) {
-            const int64_t n1 = std::min(part.n1, n + narrow);
-            const Panels b = pack_b(r.batch, k0, kc, n, n1, b_data, rows_of_b);
-            multiply_panels(a, b, k0 == 0, totals + (n - n0) / kTileCols * kTileSize, tiles);
+          const Panels a = pack_a(r.batch, part.m0, part.m1, k0, kc, a_data);
+          for (int64_t n = n0; n < part.n1; n += kBlockCols) {
+            const Region block{r.batch, part.m0, part.m1, n, std::min(part.n1, n + kBlockCols)};
+            const Panels b = pack_b(r.batch, k0, kc, n, block.n1, b_data, rows_of_b);
+            Sum* sums = totals + (one_chunk ? 0 : (n - n0) / kBlockCols * block_sums);
+            Prefetcher ahead = next_b(part, k0, block.n1, a.count() * b.count());
+            multiply_panels(a, b, k0 == 0, sums, ahead);
+            if (k0 + kc == p_.k) write_block(block, a, sums, kBlockTiles, kTileCols, row);
           }
         }
-        write_block(part, a, totals, tiles, kTileCols, row);
       }
     }
   }
@@ -187,7 +214,17 @@ class Product {
     return panels;
   }
 
-  static void multiply_panels(const Panels& a, const Panels& b, bool first, Sum* totals, int64_t tiles) {
+  // The block of b that is packed after the one that ends at column n of the chunk at k0.
+  Prefetcher next_b(const Region& part, int64_t k0, int64_t n, int64_t calls) const {
+    if (n >= part.n1) n = part.n0, k0 += p_.split;
+    if (p_.source != nullptr || k0 >= p_.k) return {};
+    const int64_t kc = std::min(p_.split, p_.k - k0), cols = std::min(kBlockCols, part.n1 - n), size = sizeof(Stored);
+    if (p_.b.row_stride == 1) return {b_at(part.batch, k0, n), cols, p_.b.col_stride * size, kc * size, calls};
+    if (p_.b.col_stride == 1) return {b_at(part.batch, k0, n), kc, p_.b.row_stride * size, cols * size, calls};
+    return {};
+  }
+
+  static void multiply_panels(const Panels& a, const Panels& b, bool first, Sum* totals, Prefetcher& ahead) {
     TileArgs<T> args{};
     args.vectors = a.vectors;
     args.first = first;
@@ -195,8 +232,9 @@ class Product {
       args.b = b.panel(t);
       for (int64_t i = 0; i < a.count(); i++) {
         args.a = a.panel(i);
-        args.sums = totals + (i * tiles + t) * kTileSize;
+        args.sums = totals + (i * kBlockTiles + t) * kTileSize;
         packed_tile<T>(a.height(i))(args);
+        ahead.advance();
       }
     }
   }

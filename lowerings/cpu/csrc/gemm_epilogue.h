@@ -55,19 +55,19 @@ class Epilogue {
         has_bias_(p.bias.data != nullptr && p.beta != 0.0) {}
 
   // Writes columns [n0, n0 + count) of one row. `row` is overwritten.
-  void write(int64_t batch, int64_t m, int64_t n0, int64_t count, Sum* row) const {
+  void write(int64_t batch, int64_t m, int64_t n0, int64_t count, Sum* __restrict row) const {
     if (alpha_ != Sum(1)) {
       for (int64_t i = 0; i < count; i++) row[i] = row[i] * alpha_;
     }
     if (has_bias_) add_bias(batch, m, n0, count, row);
     Stored* out = static_cast<Stored*>(p_.out) + batch * p_.out_batch_stride + m * p_.out_row_stride + n0;
-    for (int64_t i = 0; i < count; i++) out[i] = T::round(row[i]);
+    T::round_row(row, out, count);
   }
 
  private:
-  void add_bias(int64_t batch, int64_t m, int64_t n0, int64_t count, Sum* row) const {
+  void add_bias(int64_t batch, int64_t m, int64_t n0, int64_t count, Sum* __restrict row) const {
     const int64_t step = p_.bias.col_stride;
-    const Stored* bias = static_cast<const Stored*>(p_.bias.data) + batch * p_.bias.batch_stride +
+    const Stored* __restrict bias = static_cast<const Stored*>(p_.bias.data) + batch * p_.bias.batch_stride +
                          m * p_.bias.row_stride + n0 * step;
     if (step == 1) {
       for (int64_t i = 0; i < count; i++) row[i] = row[i] + beta_ * T::widen(bias[i]);

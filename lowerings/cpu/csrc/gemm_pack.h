@@ -28,13 +28,10 @@ struct Panels {
 };
 
 template <class T>
-void pack_row_contiguous(const typename T::Stored* src, int64_t kc, char* dst, int64_t step) {
+void pack_row_contiguous(const typename T::Stored* __restrict src, int64_t kc, char* __restrict dst, int64_t step) {
   constexpr int V = kVectorK<T>;
   int64_t k = 0;
-  for (; k + V <= kc; k += V, dst += step) {
-    typename T::Packed* out = reinterpret_cast<typename T::Packed*>(dst);
-    for (int i = 0; i < V; i++) out[i] = T::pack(src[k + i]);
-  }
+  for (; k + V <= kc; k += V, dst += step) T::copy_vector(src + k, dst);
   if (k < kc) {
     typename T::Packed* out = reinterpret_cast<typename T::Packed*>(dst);
     for (int i = 0; i < V; i++) out[i] = k + i < kc ? T::pack(src[k + i]) : typename T::Packed(0);

@@ -323,9 +323,13 @@ struct F32 : StepF32 {
   using Half = HalfF;
   static constexpr bool kFlush = false;
   static BI_INLINE Operand load_stored(const Stored* p, int pass) { return load(p, pass); }
+  static BI_INLINE void copy_vector(const Stored* p, void* dst) { std::memcpy(dst, p, kVectorBytes); }
   static BI_INLINE Packed pack(Stored x) { return x; }
   static BI_INLINE Sum widen(Stored x) { return x; }
   static BI_INLINE Stored round(Sum x) { return x; }
+  static BI_INLINE void round_row(const Sum* __restrict from, Stored* __restrict to, int64_t count) {
+    for (int64_t i = 0; i < count; i++) to[i] = round(from[i]);
+  }
 };
 
 struct F16 : StepF32 {
@@ -335,9 +339,23 @@ struct F16 : StepF32 {
   using Half = HalfF;
   static constexpr bool kFlush = false;
   static BI_INLINE Operand load_stored(const Stored* p, int pass) { return load_f16(p, pass); }
+  static BI_INLINE void copy_vector(const Stored* p, void* dst) {
+    for (int pass = 0; pass < kPasses; pass++) {
+      const Operand x = load_f16(p, pass);
+      std::memcpy(static_cast<char*>(dst) + pass * sizeof x, &x, sizeof x);
+    }
+  }
   static BI_INLINE Packed pack(Stored x) { return float_of_f16(x); }
   static BI_INLINE Sum widen(Stored x) { return float_of_f16(x); }
   static BI_INLINE Stored round(Sum x) { return f16_of_float(x); }
+  static BI_INLINE void round_row(const Sum* __restrict from, Stored* __restrict to, int64_t count) {
+    int64_t i = 0;
+#if defined(BI_ISA_AVX512)
+    for (; i + 16 <= count; i += 16)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), _mm512_cvtps_ph(_mm512_loadu_ps(from + i), _MM_FROUND_TO_NEAREST_INT));
+#endif
+    for (; i < count; i++) to[i] = round(from[i]);
+  }
 };
 
 struct Bf16 : StepBf16 {
@@ -347,9 +365,18 @@ struct Bf16 : StepBf16 {
   using Half = HalfF;
   static constexpr bool kFlush = true;
   static BI_INLINE Operand load_stored(const Stored* p, int pass) { return load(p, pass); }
+  static BI_INLINE void copy_vector(const Stored* p, void* dst) { std::memcpy(dst, p, kVectorBytes); }
   static BI_INLINE Packed pack(Stored x) { return x; }
   static BI_INLINE Sum widen(Stored x) { return float_of_bf16(x); }
   static BI_INLINE Stored round(Sum x) { return bf16_of_float(x); }
+  static BI_INLINE void round_row(const Sum* __restrict from, Stored* __restrict to, int64_t count) {
+    int64_t i = 0;
+#if defined(BI_HAS_BF16_DOT)
+    for (; i + 16 <= count; i += 16)
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from + i)));
+#endif
+    for (; i < count; i++) to[i] = round(from[i]);
+  }
 };
 
 struct F64 : StepF64 {
@@ -359,9 +386,13 @@ struct F64 : StepF64 {
   using Half = HalfD;
   static constexpr bool kFlush = false;
   static BI_INLINE Operand load_stored(const Stored* p, int pass) { return load(p, pass); }
+  static BI_INLINE void copy_vector(const Stored* p, void* dst) { std::memcpy(dst, p, kVectorBytes); }
   static BI_INLINE Packed pack(Stored x) { return x; }
   static BI_INLINE Sum widen(Stored x) { return x; }
   static BI_INLINE Stored round(Sum x) { return x; }
+  static BI_INLINE void round_row(const Sum* __restrict from, Stored* __restrict to, int64_t count) {
+    for (int64_t i = 0; i < count; i++) to[i] = round(from[i]);
+  }
 };
 
 // k in one panel vector, and lanes (accumulators per output element) of a dtype.

@@ -1,0 +1,138 @@
+"""What decides speed on CUDA, as plain data: tiles, warps, stages. It may see M; it cannot express an order.
+
+Every schedule of one plan gives the same bits: ``tests/lowerings/cuda/device_bits.py`` holds them together on a GPU.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gemm:
+    """Tile of one program. ``swap``: the weights fill the 64-row side of the tensor core; ``tma``: persistent."""
+
+    m: int
+    n: int
+    k: int
+    warps: int
+    stages: int
+    swap: bool = False
+    tma: bool = False
+
+    def text(self) -> str:
+        """Return e.g. ``128x256x64 w8 s3 tma``."""
+        marks = "".join(mark for mark, on in ((" swap", self.swap), (" tma", self.tma)) if on)
+        return f"{self.m}x{self.n}x{self.k} w{self.warps} s{self.stages}{marks}"
+
+    def shared_bytes(self, element: int) -> int:
+        """Return the shared memory of the operand buffers, without the epilogue's."""
+        return (self.m + self.n) * self.k * element * self.stages
+
+
+#: (largest M, schedules from few to many columns); the one that fills the chip best is taken
+_SWAPPED_16 = (
+    Gemm(m=16, n=32, k=256, warps=2, stages=4, swap=True),
+    Gemm(m=16, n=64, k=128, warps=4, stages=5, swap=True),
+)
+_SWAPPED_32 = (
+    Gemm(m=32, n=32, k=256, warps=4, stages=3, swap=True),
+    Gemm(m=32, n=64, k=128, warps=4, stages=5, swap=True),
+)
+_MIDDLE_64 = (
+    Gemm(m=64, n=32, k=128, warps=4, stages=4, swap=True),
+    Gemm(m=64, n=64, k=128, warps=4, stages=5, swap=True),
+)
+TMA_SMALL = Gemm(m=64, n=64, k=128, warps=4, stages=4, tma=True)
+TMA_TALL = Gemm(m=128, n=64, k=128, warps=4, stages=4, tma=True)
+TMA_MIDDLE = Gemm(m=128, n=128, k=64, warps=8, stages=4, tma=True)
+TMA_LARGE = Gemm(m=128, n=256, k=64, warps=8, stages=4, tma=True)
+#: any strides, any alignment
+POINTERS = (
+    Gemm(m=64, n=64, k=64, warps=4, stages=4),
+    Gemm(m=128, n=128, k=64, warps=8, stages=3),
+)
+FLOAT32 = (
+    Gemm(m=16, n=64, k=32, warps=4, stages=3),
+    Gemm(m=64, n=64, k=16, warps=4, stages=3),
+    Gemm(m=128, n=64, k=16, warps=8, stages=3),
+)
+
+#: every schedule that the tests hold together, by kind of dtype
+ALL_HALVES = (
+    *_SWAPPED_16,
+    *_SWAPPED_32,
+    *_MIDDLE_64,
+    *(TMA_SMALL, TMA_TALL, TMA_MIDDLE, TMA_LARGE),
+    *POINTERS,
+)
+
+
+def gemm(
+    rows: int, columns: int, dtype: torch.dtype, *, sms: int, tma: bool, shared: int = 227 << 10
+) -> Gemm:
+    """Choose the schedule of a product with ``rows`` rows and ``columns`` columns.
+
+    Args:
+        sms: multiprocessors of the device.
+        tma: whether device and operands allow tensor copies (16-byte aligned, one unit stride).
+        shared: bytes of shared memory that one program may use.
+    """
+    if dtype == torch.float32:
+        return FLOAT32[0] if rows <= 16 else _fitting(FLOAT32[1:], rows, columns, sms)
+    if rows <= 64:
+        table = _SWAPPED_16 if rows <= 16 else _SWAPPED_32 if rows <= 32 else _MIDDLE_64
+        found = table[1] if _tiles(table[1], rows, columns) >= 2 * sms else table[0]
+    elif tma:
+        found = _tensor_copies(rows, columns, sms)
+    else:
+        found = _fitting(POINTERS, rows, columns, sms)
+    return found if found.shared_bytes(2) <= shared else POINTERS[0]
+
+
+def _tensor_copies(rows: int, columns: int, sms: int) -> Gemm:
+    """The tile with the least time: waves of the chip times the time of a tile, in units of its area."""
+    best, least = TMA_SMALL, float("inf")
+    # time of a tile per 64x64 of area, from the measured rate of each with the chip full
+    for tile, rate in ((TMA_LARGE, 1.0), (TMA_MIDDLE, 1.15), (TMA_TALL, 1.45), (TMA_SMALL, 1.8)):
+        waves = -(-_tiles(tile, rows, columns) // sms)
+        time = waves * tile.m * tile.n * rate
+        if time < least:
+            best, least = tile, time
+    return best
+
+
+def _tiles(tile: Gemm, rows: int, columns: int) -> int:
+    return -(-rows // tile.m) * -(-columns // tile.n)
+
+
+def _fitting(table: tuple[Gemm, ...], rows: int, columns: int, sms: int) -> Gemm:
+    """The largest tile that still gives every multiprocessor one; the smallest if none does."""
+    for tile in reversed(table):
+        if _tiles(tile, rows, columns) >= sms:
+            return tile
+    return table[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """Rows of one program (queries times the heads of a kv head); ``parallel``: a program for every piece."""
+
+    m: int
+    warps: int
+    stages: int
+    parallel: bool = False
+
+
+def attention(
+    rows: int, sequences: int, pieces: int, dtype: torch.dtype, dim: int, *, sms: int
+) -> Attention:
+    """Choose the schedule of ``rows`` packed rows for each of ``sequences`` kv heads, keys in ``pieces``."""
+    if rows <= 16:
+        few = sequences < 4 * sms
+        return Attention(m=16, warps=4, stages=2 if dim > 128 else 3, parallel=few and pieces > 1)
+    wide = dim > 128 or dtype == torch.float32
+    tile = 32 if rows <= 32 else 64 if wide or rows <= 64 or -(-rows // 128) * sequences < sms else 128
+    alone = -(-rows // tile) * sequences * 2 >= sms
+    warps = 8 if tile == 128 or wide else 4
+    return Attention(m=tile, warps=warps, stages=2 if wide else 3, parallel=pieces > 1 and not alone)

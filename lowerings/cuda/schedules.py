@@ -136,3 +136,28 @@ def attention(
     alone = -(-rows // tile) * sequences * 2 >= sms
     warps = 8 if tile == 128 or wide else 4
     return Attention(m=tile, warps=warps, stages=2 if wide else 3, parallel=pieces > 1 and not alone)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Rows of one program, the lanes it keeps (the plan's, or fewer for a short row), steps in flight."""
+
+    rows: int
+    lanes: int
+    unroll: int
+    warps: int
+
+
+def rows(count: int, extent: int, *, unit_stride: bool, lanes: int = 1024) -> Rows:
+    """Choose the schedule of ``count`` rows of ``extent`` elements."""
+    short = max(16, 1 << max(extent - 1, 0).bit_length())
+    if not unit_stride:
+        # neighbouring rows are neighbours in memory
+        held = min(short, lanes)
+        side = max(8, min(64, 4096 // held, 1 << max(count - 1, 0).bit_length()))
+        return Rows(rows=side, lanes=held, unroll=1, warps=8 if held * side > 4096 else 4)
+    if short < lanes:
+        side = max(1, min(2048 // short, 1 << max(count // 264, 1).bit_length() - 1))
+        return Rows(rows=side, lanes=short, unroll=1, warps=4 if side * short >= 1024 else 1)
+    unroll = min(4, -(-extent // lanes))
+    return Rows(rows=1, lanes=lanes, unroll=unroll if unroll != 3 else 4, warps=4)

@@ -172,19 +172,32 @@ def _launch_tma(
 
 
 def _choose(a: Tensor, b: Tensor, out: Tensor, split_size: int) -> Gemm:
-    sms, copies, shared = (132, False, 227 << 10) if _INTERPRETED else _device(a.device.index or 0)
-    one_chain = a.shape[0] == 1 and a.shape[2] <= split_size and a.stride(2) == 1
-    tma = copies and one_chain and all(map(_copyable, (a, b, out)))
-    return schedules.gemm(out.shape[1], out.shape[2], a.dtype, sms=sms, tma=tma, shared=shared)
+    """What strides, sizes and alignment decide is looked up; only the addresses are looked at."""
+    aligned = not (a.data_ptr() | b.data_ptr()) & 15
+    return _chosen(a.dtype, a.shape, a.stride(), b.stride(), out.shape[-1], split_size, aligned, a.device.index)
 
 
-def _copyable(x: Tensor) -> bool:
-    """Whether a tensor copy can read the matrix: one unit stride, the rest in steps of 16 bytes."""
-    _, row, column = x.stride()
-    if min(x.shape[1:]) < 2 or x.data_ptr() % 16:
-        return False
-    pitch = row if column == 1 else column if row == 1 else 1
-    return pitch > 0 and pitch * x.element_size() % 16 == 0
+@functools.lru_cache(1 << 14)
+def _chosen(
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    a_strides: tuple[int, ...],
+    b_strides: tuple[int, ...],
+    columns: int,
+    split_size: int,
+    aligned: bool,
+    index: int | None,
+) -> Gemm:
+    sms, copies, shared = (132, False, 227 << 10) if _INTERPRETED else _device(index or 0)
+    batch, rows, depth = shape
+    steps = 16 // dtype.itemsize
+    one_chain = batch == 1 and depth <= split_size and aligned and min(rows, columns, depth) > 1
+    _, b_row, b_column = b_strides
+    # a tensor copy wants one unit stride and the rest in steps of 16 bytes
+    pitch = b_row if b_column == 1 else b_column if b_row == 1 else 1
+    a_fits = a_strides[2] == 1 and a_strides[1] > 0 and a_strides[1] % steps == 0
+    tma = copies and one_chain and a_fits and pitch > 0 and pitch % steps == 0 and columns % steps == 0
+    return schedules.gemm(rows, columns, dtype, sms=sms, tma=tma, shared=shared)
 
 
 def _check(a: Tensor, b: Tensor, split_size: int) -> None:

@@ -56,7 +56,7 @@ def _chain(a_ptrs, b_ptrs, a_step, b_step, K, SWAP: tl.constexpr, SPLIT: tl.cons
     return acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def product(
     a_ptr, b_ptr, out_ptr, bias_ptr, M, N, K, alpha, beta,
     a_batch, a_row, a_col, b_batch, b_row, b_col, out_batch, out_row, out_col,
@@ -96,7 +96,7 @@ def product(
     tl.store(out_ptr + batch * out_batch + r * out_row + c * out_col, acc.to(out_ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["M"])
 def product_tma(
     a_desc, b_desc, out_desc, bias_ptr, M, N, K, alpha, beta, bias_row, bias_col,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, PROGRAMS: tl.constexpr,

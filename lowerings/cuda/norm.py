@@ -67,6 +67,7 @@ def _norm(
         CENTRED=centred,
         HAS_WEIGHT=weight is not None,
         HAS_BIAS=bias is not None,
+        HELD=extent <= int(tile["LANES"]),
         **tile,
     )
     return out, mean, rstd

@@ -13,8 +13,8 @@ CHAIN = 1 << 20
 KEY_SPLIT = 512
 #: keys that share one step of the running maximum; a piece is a whole number of them
 KEY_BLOCK = 64
-#: interleaved partial results of a row reduction, added up by halves: 512, 256, .. 1
-LANES = 1024
+#: interleaved partial results of a row reduction, added up in pairs of neighbours
+LANES = 4096
 
 _HALVES = (torch.bfloat16, torch.float16)
 _FLOATS = (torch.float32, *_HALVES)
@@ -43,7 +43,7 @@ PLANS = (
     # pieces make a float32 chain 4 times more accurate, and cost nothing where FMAs are the limit
     Row(templates=_PRODUCTS, dtypes=(torch.float32,), split_size=1024, order="pieces-in-order"),
     Row(templates=(t.Attention,), dtypes=_FLOATS, split_size=KEY_SPLIT, order="keys-in-pieces"),
-    Row(templates=_ROWS, dtypes=_FLOATS, lanes=LANES, order="lanes-then-halves"),
+    Row(templates=_ROWS, dtypes=_FLOATS, lanes=LANES, order="lanes-then-pairs"),
 )
 
 

@@ -46,7 +46,7 @@ _MIDDLE_64 = (
 TMA_SMALL = Gemm(m=64, n=64, k=128, warps=4, stages=4, tma=True)
 TMA_TALL = Gemm(m=128, n=64, k=128, warps=4, stages=4, tma=True)
 TMA_MIDDLE = Gemm(m=128, n=128, k=64, warps=8, stages=4, tma=True)
-TMA_LARGE = Gemm(m=128, n=256, k=64, warps=8, stages=4, tma=True)
+TMA_LARGE = Gemm(m=128, n=256, k=64, warps=8, stages=3, tma=True)
 #: any strides, any alignment
 POINTERS = (
     Gemm(m=64, n=64, k=64, warps=4, stages=4),
@@ -87,7 +87,7 @@ def gemm(
         found = _tensor_copies(rows, columns, sms)
     else:
         found = _fitting(POINTERS, rows, columns, sms)
-    return found if found.shared_bytes(2) <= shared else POINTERS[0]
+    return found if found.shared_bytes(2) + (found.m * found.n * 2 if found.tma else 0) <= shared else POINTERS[0]
 
 
 def _tensor_copies(rows: int, columns: int, sms: int) -> Gemm:
@@ -131,7 +131,9 @@ def attention(
     if rows <= 16:
         few = sequences < 4 * sms
         return Attention(m=16, warps=4, stages=2 if dim > 128 else 3, parallel=few and pieces > 1)
-    wide = dim > 128 or dtype == torch.float32
+    if dtype == torch.float32:
+        return Attention(m=16, warps=4, stages=2, parallel=pieces > 1 and sequences * rows < 16 * sms)
+    wide = dim > 128
     tile = 32 if rows <= 32 else 64 if wide or rows <= 64 or -(-rows // 128) * sequences < sms else 128
     alone = -(-rows // tile) * sequences * 2 >= sms
     warps = 8 if tile == 128 or wide else 4
@@ -148,16 +150,19 @@ class Rows:
     warps: int
 
 
-def rows(count: int, extent: int, *, unit_stride: bool, lanes: int = 1024) -> Rows:
+def rows(count: int, extent: int, *, unit_stride: bool, lanes: int = 4096) -> Rows:
     """Choose the schedule of ``count`` rows of ``extent`` elements."""
-    short = max(16, 1 << max(extent - 1, 0).bit_length())
+    short = min(lanes, max(16, 1 << max(extent - 1, 0).bit_length()))
     if not unit_stride:
         # neighbouring rows are neighbours in memory
-        held = min(short, lanes)
-        side = max(8, min(64, 4096 // held, 1 << max(count - 1, 0).bit_length()))
-        return Rows(rows=side, lanes=held, unroll=1, warps=8 if held * side > 4096 else 4)
+        side = max(8, min(64, 8192 // short, 1 << max(count - 1, 0).bit_length()))
+        return Rows(rows=side, lanes=short, unroll=1, warps=16 if short * side > 8192 else 4)
     if short < lanes:
         side = max(1, min(2048 // short, 1 << max(count // 264, 1).bit_length() - 1))
         return Rows(rows=side, lanes=short, unroll=1, warps=4 if side * short >= 1024 else 1)
-    unroll = min(4, -(-extent // lanes))
-    return Rows(rows=1, lanes=lanes, unroll=unroll if unroll != 3 else 4, warps=4)
+    return Rows(rows=1, lanes=lanes, unroll=1 if extent <= lanes else 2, warps=8)
+
+
+def softmax_parts(count: int) -> int:
+    """How many programs share the lanes of a long row: more when rows are few."""
+    return 16 if count <= 16 else 4 if count <= 256 else 2

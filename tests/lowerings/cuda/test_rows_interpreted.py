@@ -15,17 +15,17 @@ from lowerings.cuda.plans import LANES
 
 
 def _in_plan_order(row: Tensor) -> Tensor:
-    """Lanes in ascending order, then halves, in float32."""
+    """Lanes in ascending order, then pairs, in float32."""
     padded = torch.nn.functional.pad(row.float(), (0, -row.numel() % LANES)).view(-1, LANES)
     total = torch.zeros(LANES)
     for step in padded:
         total = total + step
     while total.numel() > 1:
-        total = total[: total.numel() // 2] + total[total.numel() // 2 :]
+        total = total[0::2] + total[1::2]
     return total[0]
 
 
-@pytest.mark.parametrize("extent", [1, 7, 100, 1024, 1025, 5000])
+@pytest.mark.parametrize("extent", [1, 7, 100, 1024, 1025, 9000])
 def test_sum_follows_the_plan_bitwise(extent: int) -> None:
     x = torch.randn(3, extent)
     out = reduction.reduction(x, "sum", [1], lanes=LANES)
@@ -47,7 +47,7 @@ def test_any_dims(dims: list[int], kind: str) -> None:
     assert (mean - x.double().mean(dims)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("extent", [64, 1000, 3000])
+@pytest.mark.parametrize("extent", [64, 1000, 5000])
 def test_norms(extent: int) -> None:
     x, w, b = torch.randn(4, 3, extent), torch.randn(extent), torch.randn(extent)
     out, _, _ = norm.layer_norm(x, [extent], w, b, 1e-5, lanes=LANES)
@@ -59,7 +59,7 @@ def test_norms(extent: int) -> None:
 @pytest.mark.parametrize("dim", [0, 1, 2])
 @pytest.mark.parametrize("log", [False, True])
 def test_softmax(dim: int, log: bool) -> None:
-    x = torch.randn(4, 9, 1030)
+    x = torch.randn(4, 9, 5000)
     out = softmax.softmax(x, dim, log, lanes=LANES)
     stock = torch.log_softmax(x, dim) if log else torch.softmax(x, dim)
     assert (out - stock).abs().max() < 1e-5

@@ -135,7 +135,8 @@ def _bounds(mask: Tensor | None, q: Tensor, keys: int) -> _Mask:
     batch, heads, queries, _ = mask.shape
     values = mask.expand(batch, heads, queries, keys)
     if is_bool:
-        values = values.view(torch.uint8)
+        # an 8-bit load upstream of a dot makes Triton permute K inside the mma.sync operands: other bits
+        values = mask.to(torch.int16).expand(batch, heads, queries, keys)
     start = torch.empty((batch, heads, queries), dtype=torch.int32, device=mask.device)
     end = torch.empty_like(start)
     kernels.kept_range[(start.numel(),)](

@@ -1,6 +1,6 @@
 """Bits on a GPU: every schedule of a plan equal, every row alone and in a batch, decode = chunk = prefill.
 
-    python tests/lowerings/cuda/device_bits.py gemm|attention|rows
+    python tests/lowerings/cuda/device_bits.py gemm|attention|rows [DTYPE-HEADDIM ..]
 
 Prints one line a check, ``ok`` or the number of differing elements; exits with 1 if any differs.
 """
@@ -92,7 +92,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, **kwargs
 def attentions() -> None:
     for dtype, dims in ((torch.bfloat16, (64, 96, 128, 256)), (torch.float16, (128,)), (torch.float32, (64,))):
         for dim in dims:
-            _attention_dim(dtype, dim)
+            if len(sys.argv) < 3 or f"{str(dtype)[6:]}-{dim}" in sys.argv[2:]:
+                _attention_dim(dtype, dim)
 
 
 def _attention_dim(dtype: torch.dtype, dim: int, length: int = 1100) -> None:
@@ -143,6 +144,8 @@ def rows() -> None:
         "var": lambda x: reduction.var_mean(x, [-1], 1.0, lanes=LANES)[0],
     }
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        if len(sys.argv) > 2 and str(dtype)[6:] not in sys.argv[2:]:
+            continue
         for extent in (64, 128, 1000, 1024, 4096, 5001, 32000, 128256):
             x = torch.randn(1027 if extent < 10000 else 300, extent, device="cuda").to(dtype)
             shifted = torch.empty(x.numel() + 1, dtype=dtype, device="cuda")[1:].view_as(x).copy_(x)

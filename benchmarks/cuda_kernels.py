@@ -1,0 +1,227 @@
+"""Our CUDA kernels beside cuBLAS, SDPA and stock Inductor, in CUDA graphs over buffers larger than the L2 cache.
+
+    python benchmarks/cuda_kernels.py gemm|attention|rows|host [OUT.json]      the tables, as Markdown
+    python benchmarks/cuda_kernels.py warm INDEX COUNT                         only compile a share of the schedules
+
+Times are medians over graph replays, in microseconds; the ratio is stock's time over ours, above 1 we are faster.
+"""
+
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lowerings.cuda import attention, matmul, norm, schedules, softmax
+from lowerings.cuda.plans import CHAIN, KEY_SPLIT, LANES
+from lowerings.cuda.schedules import Attention, Gemm
+
+SHAPES = ((6144, 4096), (4096, 4096), (24576, 4096), (4096, 12288), (3072, 2048), (2048, 2048), (16384, 2048), (2048, 8192))
+SIZES = (1, 3, 16, 32, 64, 77, 96, 128, 192, 256, 384, 512, 1024, 1500, 2048, 4096, 8192)
+#: schedules that were tried beside the table's
+TRIED = (
+    Gemm(m=16, n=64, k=256, warps=4, stages=3, swap=True),
+    Gemm(m=32, n=64, k=256, warps=4, stages=2, swap=True),
+    Gemm(m=64, n=64, k=128, warps=4, stages=4, swap=True),
+    Gemm(m=64, n=64, k=128, warps=4, stages=6, tma=True),
+    Gemm(m=64, n=128, k=64, warps=4, stages=6, tma=True),
+    Gemm(m=64, n=128, k=128, warps=4, stages=4, tma=True),
+    Gemm(m=64, n=256, k=64, warps=4, stages=4, tma=True),
+    Gemm(m=128, n=64, k=64, warps=4, stages=6, tma=True),
+    Gemm(m=128, n=128, k=64, warps=4, stages=4, tma=True),
+    Gemm(m=128, n=128, k=128, warps=8, stages=3, tma=True),
+    Gemm(m=256, n=128, k=64, warps=8, stages=3, tma=True),
+    Gemm(m=128, n=32, k=128, warps=4, stages=4, tma=True),
+    Gemm(m=64, n=32, k=128, warps=4, stages=6, tma=True),
+)
+TILES = tuple(dict.fromkeys((*schedules.ALL_HALVES, *TRIED)))
+
+
+def micros(calls: list[Callable[[], object]], replays: int = 7) -> float:
+    """Median time of one call, all of ``calls`` captured one after another in one graph."""
+    for call in calls[:2]:
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    graph.replay()
+    times = []
+    for _ in range(replays):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) * 1000 / len(calls))
+    return statistics.median(times)
+
+
+def copies(x: Tensor, least: int = 2, most: int = 40) -> list[Tensor]:
+    """Copies of x that together do not fit the L2 cache."""
+    count = min(most, max(least, math.ceil((160 << 20) / (x.numel() * x.element_size()))))
+    return [x.clone() for _ in range(count)]
+
+
+def gemm() -> dict[str, object]:
+    results: dict[str, object] = {}
+    ratios, best_ratios = [], []
+    for n, k in SHAPES:
+        weights = copies(torch.randn(n, k, device="cuda").bfloat16() / 64)
+        line = [f"| {n}x{k} |"]
+        for m in SIZES:
+            a = torch.randn(m, k, device="cuda").bfloat16()
+            few = weights if m <= 512 else weights[:4]
+            stock = micros([lambda w=w: a @ w.t() for w in few])
+            chosen = matmul._choose(a[None], few[0].t()[None], torch.empty(1, m, n, device="cuda", dtype=a.dtype), CHAIN)
+            times = {}
+            for tile in dict.fromkeys((chosen, *TILES)):
+                if tile != chosen and not _sensible(tile, m):
+                    continue
+                try:
+                    times[tile.text()] = micros([lambda w=w, t=tile: matmul.mm(a, w.t(), split_size=CHAIN, schedule=t) for w in few])
+                except Exception as error:  # a tried tile may not fit the chip
+                    times[tile.text()] = math.inf
+                    print(tile.text(), str(error)[:100], file=sys.stderr)
+            best = min(times, key=times.__getitem__)
+            if chosen.text() not in times:
+                continue
+            ratios.append(stock / times[chosen.text()])
+            best_ratios.append(stock / times[best])
+            line.append(f" {ratios[-1]:.2f} ({best_ratios[-1]:.2f}) |")
+            results[f"{n}x{k} m{m}"] = {"stock": stock, "chosen": chosen.text(), "best": best, "times": times}
+        print("".join(line), flush=True)
+    print("\nbest tiles:")
+    for n, k in SHAPES:
+        print(f"{n}x{k}:", "; ".join(f"{m} {results[f'{n}x{k} m{m}']['best']}" for m in SIZES))  # type: ignore[index]
+    print("columns m:", *SIZES)
+    print(f"geomean chosen {statistics.geometric_mean(ratios):.3f} min {min(ratios):.2f}; best {statistics.geometric_mean(best_ratios):.3f} min {min(best_ratios):.2f}")
+    return results
+
+
+def _sensible(tile: Gemm, rows: int) -> bool:
+    if tile.swap:
+        return rows <= tile.m and (rows > tile.m // 4 or tile.m == 16) or (tile.m == 64 and rows <= 128)
+    if not tile.tma:
+        return rows in (64, 256)
+    return rows > 32 and (rows >= 512 or tile.m * tile.n < 32768) and (rows <= 1500 or tile.m * tile.n >= 8192)
+
+
+def attentions() -> dict[str, object]:
+    results: dict[str, object] = {}
+    print("| attention | best stock us | ours us | ratio | best schedule (ratio) |\n|---|---|---|---|---|")
+    cases = [("prefill", b, n, n) for b, n in ((1, 2048), (4, 2048), (1, 8192))]
+    cases += [("decode", b, 1, n) for b, n in ((1, 2048), (16, 2048), (64, 2048), (1, 8192), (16, 8192), (1, 65536))]
+    for kind, b, queries, keys in cases:
+        q = torch.randn(b, 32, queries, 128, device="cuda").bfloat16()
+        pairs = [(x, x.flip(0).clone()) for x in copies(torch.randn(b, 8, keys, 128, device="cuda").bfloat16(), most=12)]
+        causal = kind == "prefill"
+        stock = {}
+        for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
+            try:
+                with sdpa_kernel(backend):
+                    stock[backend.name] = micros([
+                        lambda k=k, v=v: functional.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
+                        for k, v in pairs
+                    ])
+            except RuntimeError as error:
+                print(backend.name, str(error)[:80], file=sys.stderr)
+        least = min(stock.values())
+        choices = [Attention(m=m, warps=w, stages=s) for m, w in ((64, 4), (128, 8), (128, 4)) for s in (2, 3)]
+        if not causal:
+            choices = [Attention(m=16, warps=w, stages=s, parallel=p) for w in (2, 4) for s in (2, 3, 4) for p in (True, False)]
+            if keys > 8192:
+                choices = [c for c in choices if c.parallel]
+        times = {}
+        for choice in (None, *choices):
+            times[str(choice)] = micros([
+                lambda k=k, v=v, c=choice: attention.attention(q, k, v, is_causal=causal, split_size=KEY_SPLIT, schedule=c)
+                for k, v in pairs
+            ])
+        best = min(times, key=times.__getitem__)
+        ours = times["None"]
+        print(f"| {kind} {b}x{keys} | {least:.1f} {stock} | {ours:.1f} | {least / ours:.2f} | {best} ({least / times[best]:.2f}) |", flush=True)
+        results[f"{kind} {b}x{keys}"] = {"stock": stock, "times": times}
+    return results
+
+
+def rows() -> dict[str, object]:
+    results: dict[str, object] = {}
+    weight = torch.randn(4096, device="cuda").bfloat16()
+    ours: dict[str, Callable[[Tensor], object]] = {
+        "rms_norm 4096": lambda x: norm.rms_norm(x, [4096], weight, 1e-6, lanes=LANES),
+        "layer_norm 4096": lambda x: norm.layer_norm(x, [4096], weight, weight, 1e-5, lanes=LANES),
+        "softmax 4096": lambda x: softmax.softmax(x, -1, False, lanes=LANES),
+        "log_softmax 128256": lambda x: softmax.softmax(x, -1, True, lanes=LANES),
+    }
+    theirs: dict[str, Callable[[Tensor], object]] = {
+        "rms_norm 4096": lambda x: functional.rms_norm(x, [4096], weight, 1e-6),
+        "layer_norm 4096": lambda x: functional.layer_norm(x, [4096], weight, weight, 1e-5),
+        "softmax 4096": lambda x: torch.softmax(x, -1),
+        "log_softmax 128256": lambda x: torch.log_softmax(x, -1),
+    }
+    print("| rows | M | Inductor us | ours us | ratio |\n|---|---|---|---|---|")
+    for name, make in ours.items():
+        for m in (1, 64, 4096) if "128256" not in name else (1, 64, 1024):
+            xs = copies(torch.randn(m, int(name.split()[1]), device="cuda").bfloat16(), most=40)
+            stock_fn = torch.compile(theirs[name], dynamic=False)
+            stock = micros([lambda x=x: stock_fn(x) for x in xs])
+            mine = micros([lambda x=x: make(x) for x in xs])
+            print(f"| {name} | {m} | {stock:.1f} | {mine:.1f} | {stock / mine:.2f} |", flush=True)
+            results[f"{name} m{m}"] = {"stock": stock, "ours": mine}
+    return results
+
+
+def host() -> dict[str, object]:
+    a, w = torch.randn(16, 4096, device="cuda").bfloat16(), torch.randn(4096, 4096, device="cuda").bfloat16()
+    out = torch.empty(16, 4096, device="cuda", dtype=a.dtype)
+    timed = {
+        "choice": lambda: matmul._choose(a[None], w.t()[None], out[None], CHAIN),
+        "table only": lambda: schedules.gemm(500, 4096, a.dtype, sms=132, tma=True),
+        "whole mm": lambda: matmul.mm(a, w.t(), split_size=CHAIN),
+        "torch mm": lambda: a @ w.t(),
+    }
+    results: dict[str, object] = {}
+    for name, call in timed.items():
+        call()
+        torch.cuda.synchronize()
+        begin = time.perf_counter()
+        for _ in range(300):
+            call()
+        results[name] = (time.perf_counter() - begin) / 300 * 1e6
+        torch.cuda.synchronize()
+    print("host us:", {name: round(float(us), 1) for name, us in results.items()})  # type: ignore[arg-type]
+    return results
+
+
+def warm(index: int, count: int) -> None:
+    """Compile every ``count``-th schedule, so that the tables need not wait."""
+    a, w = (torch.randn(256, 2048, device="cuda").bfloat16() for _ in range(2))
+    for tile in TILES[index::count]:
+        try:
+            matmul.mm(a, w.t(), split_size=CHAIN, schedule=tile)
+        except Exception as error:
+            print(tile.text(), repr(error)[:200], file=sys.stderr)
+    q, k = torch.randn(1, 32, 1024, 128, device="cuda").bfloat16(), torch.randn(1, 8, 1024, 128, device="cuda").bfloat16()
+    choices = [(True, Attention(m=m, warps=x, stages=s)) for m, x in ((64, 4), (128, 8), (128, 4)) for s in (2, 3)]
+    choices += [(False, Attention(m=16, warps=x, stages=s, parallel=p)) for x in (2, 4) for s in (2, 3, 4) for p in (True, False)]
+    for causal, choice in choices[index::count]:
+        attention.attention(q if causal else q[:, :, :1], k, k, is_causal=causal, split_size=KEY_SPLIT, schedule=choice)
+    torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "warm":
+        warm(int(sys.argv[2]), int(sys.argv[3]))
+    else:
+        found = {"gemm": gemm, "attention": attentions, "rows": rows, "host": host}[sys.argv[1]]()
+        if len(sys.argv) > 2:
+            with open(sys.argv[2], "w") as file:
+                json.dump(found, file)

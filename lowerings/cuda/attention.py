@@ -1,0 +1,174 @@
+"""Launcher of attention: one plan for prefill, chunk and decode; splits side by side when rows are few."""
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from bi_inductor.errors import LoweringError
+from lowerings.cuda import attention_kernels as kernels
+from lowerings.cuda import schedules
+from lowerings.cuda.plans import KEY_BLOCK, KEY_SPLIT
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+#: an additive value at or below it masks the key: the most negative bfloat16 and float16
+_MASKED = {torch.float16: -65504.0}
+_MASKED_ELSE = -3.3895313892515355e38
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Mask:
+    """``kind`` 0 none, 1 boolean, 2 additive; ``start`` and ``end`` bound the kept keys of a row."""
+
+    kind: int
+    values: Tensor
+    strides: tuple[int, ...]
+    threshold: float
+    start: Tensor
+    end: Tensor
+    start_strides: tuple[int, ...]
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None = None,
+    *,
+    is_causal: bool = False,
+    scale: float | None = None,
+    split_size: int,
+    schedule: schedules.Attention | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return ``out [B, H, Lq, Dv]`` in q's dtype and ``lse [B, H, Lq]`` in float32.
+
+    Args:
+        q: ``[B, H, Lq, D]``; k ``[B, Hk, Lk, D]``, v ``[B, Hk, Lk, Dv]``, ``H % Hk == 0``, any strides.
+        mask: boolean (True keeps) or additive, broadcastable to ``[B, H, Lq, Lk]``.
+
+    Raises:
+        LoweringError: a dtype, head dim or split that no kernel was built for.
+    """
+    if q.dim() == 3:
+        # [H, L, D]: one sample
+        out, lse = attention(
+            *(x[None] for x in (q, k, v)),
+            None if mask is None else mask[None] if mask.dim() == 3 else mask,
+            is_causal=is_causal,
+            scale=scale,
+            split_size=split_size,
+            schedule=schedule,
+        )
+        return out[0], lse[0]
+    _check(q, k, v, split_size)
+    batch, heads, queries, dim = q.shape
+    kv_heads, keys, value_dim = k.shape[1], k.shape[2], v.shape[3]
+    out = q.new_empty((batch, queries, heads, value_dim)).transpose(1, 2)
+    lse = q.new_empty((batch, heads, queries), dtype=torch.float32)
+    if not out.numel():
+        return out, lse.zero_()
+    if not keys:
+        return out.zero_(), lse.zero_()
+    group = heads // kv_heads
+    pieces = -(-keys // split_size)
+    if schedule is None:
+        sms = 132 if _INTERPRETED else torch.cuda.get_device_properties(q.device).multi_processor_count
+        schedule = schedules.attention(
+            queries * group, batch * kv_heads, pieces, q.dtype, max(dim, value_dim), sms=sms
+        )
+    if pieces == 1 and schedule.parallel:
+        schedule = dataclasses.replace(schedule, parallel=False)
+    bounds = _bounds(mask, q, keys)
+    rows = batch * heads * queries
+    parts = q.new_empty((rows * pieces, value_dim) if schedule.parallel else (0,), dtype=torch.float32)
+    stats = q.new_empty((rows * pieces, 2) if schedule.parallel else (0,), dtype=torch.float32)
+    if scale is None:
+        scale = 1 / math.sqrt(dim)
+    wide, value_wide = (max(16, triton.next_power_of_2(n)) for n in (dim, value_dim))
+    grid = (-(-queries * group // schedule.m), batch * kv_heads, pieces if schedule.parallel else 1)
+    kernels.attend[grid](
+        *(q, k, v, bounds.values, bounds.start, bounds.end, out, lse, parts, stats),
+        *(heads, kv_heads, queries, keys, pieces, scale * math.log2(math.e)),
+        *(*q.stride(), *k.stride(), *v.stride(), *out.stride(), *bounds.strides, *bounds.start_strides),
+        GROUP=group,
+        IS_CAUSAL=is_causal,
+        MASK=bounds.kind,
+        THRESHOLD=bounds.threshold,
+        PARALLEL=schedule.parallel,
+        BM=schedule.m,
+        KEYS=KEY_BLOCK,
+        SPLIT=split_size,
+        D=dim,
+        DV=value_dim,
+        BD=wide,
+        BDV=value_wide,
+        WIDEN=_INTERPRETED,
+        num_warps=schedule.warps,
+        num_stages=schedule.stages,
+        enable_fp_fusion=False,
+    )
+    if schedule.parallel:
+        kernels.combine[(rows,)](
+            *(parts, stats, out, lse, heads, queries, pieces, *out.stride()),
+            DV=value_dim,
+            BDV=value_wide,
+            num_warps=1,
+            enable_fp_fusion=False,
+        )
+    return out, lse
+
+
+def _bounds(mask: Tensor | None, q: Tensor, keys: int) -> _Mask:
+    if mask is None:
+        return _Mask(
+            kind=0, values=q, strides=(0,) * 4, threshold=0.0, start=q, end=q, start_strides=(0,) * 3
+        )
+    is_bool = mask.dtype == torch.bool
+    while mask.dim() < 4:
+        mask = mask[None]
+    threshold = _MASKED.get(mask.dtype, _MASKED_ELSE)
+    batch, heads, queries, _ = mask.shape
+    values = mask.expand(batch, heads, queries, keys)
+    if is_bool:
+        # an 8-bit load upstream of a dot makes Triton permute K inside the mma.sync operands: other bits
+        values = mask.to(torch.int16).expand(batch, heads, queries, keys)
+    start = torch.empty((batch, heads, queries), dtype=torch.int32, device=mask.device)
+    end = torch.empty_like(start)
+    kernels.kept_range[(start.numel(),)](
+        *(values, start, end, keys, heads, queries, *values.stride()),
+        IS_BOOL=is_bool,
+        THRESHOLD=threshold,
+        BLOCK=1024,
+    )
+    wide = (q.shape[0], q.shape[1], q.shape[2])
+    return _Mask(
+        kind=1 if is_bool else 2,
+        values=values,
+        strides=values.expand(*wide, keys).stride(),
+        threshold=threshold,
+        start=start,
+        end=end,
+        start_strides=start.expand(wide).stride(),
+    )
+
+
+def _check(q: Tensor, k: Tensor, v: Tensor, split_size: int) -> None:
+    if q.dtype not in _DTYPES or q.dtype != k.dtype or q.dtype != v.dtype:
+        raise LoweringError(
+            f"attention of {q.dtype}, {k.dtype} and {v.dtype} has no CUDA kernel; cast all to one of "
+            + ", ".join(map(str, _DTYPES))
+        )
+    if max(q.shape[-1], v.shape[-1]) > 256:
+        raise LoweringError(
+            f"head dims {q.shape[-1]} and {v.shape[-1]}: the CUDA kernel goes up to 256; split the heads"
+        )
+    if split_size != KEY_SPLIT:
+        raise LoweringError(
+            f"attention was built for split_size={KEY_SPLIT}, got {split_size}; "
+            "lowerings/cuda/plans.py names the number"
+        )

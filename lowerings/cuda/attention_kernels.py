@@ -1,0 +1,244 @@
+"""Triton kernels of attention: one plan for prefill, chunk and decode.
+
+Plan of a query row, keys counted from ``start``, the first key it keeps: blocks of KEYS keys share one step of the running
+maximum; SPLIT keys make a piece; pieces (m, l, o) are merged in ascending order. l is a row of ones times the rounded
+weights on the tensor core, since the tree of ``tl.sum`` follows the warps. A block without kept keys changes no bit, so
+tiles may skip it or not. Compile with enable_fp_fusion=False: a contracted exp2(m - m') is not exactly 1.
+"""
+
+import triton
+import triton.language as tl
+
+_LOG2E = tl.constexpr(1.4426950408889634)
+_LN2 = tl.constexpr(0.6931471805599453)
+_NOWHERE = tl.constexpr(1 << 30)
+
+
+@triton.jit
+def _kept(values, IS_BOOL: tl.constexpr, THRESHOLD: tl.constexpr):
+    if IS_BOOL:
+        return values != 0
+    else:
+        # models write finfo.min for -inf
+        return ~(values.to(tl.float32) <= THRESHOLD)
+
+
+@triton.jit
+def kept_range(
+    mask_ptr, start_ptr, end_ptr, keys, heads, queries,
+    mask_b, mask_h, mask_q, mask_k, IS_BOOL: tl.constexpr, THRESHOLD: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """First kept key and one past the last, for row ``pid`` of [B, H, Lq]; start = NOWHERE for a row without keys."""
+    pid = tl.program_id(0)
+    q = pid % queries
+    h = (pid // queries) % heads
+    b = (pid // queries // heads).to(tl.int64)
+    base = mask_ptr + b * mask_b + h.to(tl.int64) * mask_h + q.to(tl.int64) * mask_q
+    first = tl.full((BLOCK,), _NOWHERE, tl.int32)
+    last = tl.zeros((BLOCK,), tl.int32)
+    for k in range(0, keys, BLOCK):
+        key = k + tl.arange(0, BLOCK)
+        values = tl.load(base + key.to(tl.int64) * mask_k, mask=key < keys, other=0)
+        kept = _kept(values, IS_BOOL, THRESHOLD) & (key < keys)
+        first = tl.minimum(first, tl.where(kept, key, _NOWHERE))
+        last = tl.maximum(last, tl.where(kept, key + 1, 0))
+    tl.store(start_ptr + pid, tl.min(first, axis=0))
+    tl.store(end_ptr + pid, tl.max(last, axis=0))
+
+
+@triton.jit
+def _weights(m, m_new):
+    # a row without keys so far has m = -inf: its old weight is 0, not exp2(nan)
+    return tl.exp2(m - tl.where(m_new == float("-inf"), 0.0, m_new))
+
+
+@triton.jit
+def _merge(m, l, acc, m_piece, l_piece, acc_piece):
+    """Pieces in ascending order: the same expression in the loop of a prefill and after a split decode."""
+    m_new = tl.maximum(m, m_piece)
+    old = _weights(m, m_new)
+    new = _weights(m_piece, m_new)
+    l = tl.fma(l_piece, new, l * old)
+    acc = tl.fma(acc_piece, tl.broadcast_to(new[:, None], acc.shape), acc * old[:, None])
+    return m_new, l, acc
+
+
+@triton.jit
+def _pieces(
+    q, k_ptr, v_ptr, mask_rows, keys, first, end, query, row_ok, scale2,
+    k_row, k_col, v_row, v_col, mask_k,
+    IS_CAUSAL: tl.constexpr, MASK: tl.constexpr, THRESHOLD: tl.constexpr,
+    BM: tl.constexpr, KEYS: tl.constexpr, SPLIT: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
+    BD: tl.constexpr, BDV: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """All keys in [first, end) for the rows ``row_ok``; first is a piece's beginning. Returns m, l, acc."""
+    m_all = tl.full((BM,), float("-inf"), tl.float32)
+    l_all = tl.zeros((BM,), tl.float32)
+    acc_all = tl.zeros((BM, BDV), tl.float32)
+    m = m_all
+    ones = tl.full((KEYS, 16), 1.0, v_ptr.dtype.element_ty)
+    l = tl.zeros((BM, 16), tl.float32)
+    acc = acc_all
+    lane = tl.arange(0, KEYS)
+    d = tl.arange(0, BD)
+    dv = tl.arange(0, BDV)
+    for begin in range(first, end, KEYS):
+        key = begin + lane
+        inside = key < keys
+        key64 = key.to(tl.int64)
+        k = tl.load(k_ptr + d[:, None] * k_col + key64[None, :] * k_row,
+                    mask=inside[None, :] & (d < D)[:, None], other=0.0)
+        if WIDEN:
+            s = tl.dot(q.to(tl.float32), k.to(tl.float32), input_precision="ieee") * scale2
+        else:
+            s = tl.dot(q, k, input_precision="ieee") * scale2
+        seen = inside[None, :] & row_ok[:, None]
+        if IS_CAUSAL:
+            seen = seen & (key[None, :] <= query[:, None])
+        if MASK > 0:
+            value = tl.load(mask_rows[:, None] + key64[None, :] * mask_k, mask=seen, other=0)
+            seen = seen & _kept(value, MASK == 1, THRESHOLD)
+            if MASK == 2:
+                s = tl.fma(value.to(tl.float32), tl.full((BM, KEYS), _LOG2E, tl.float32), s)
+        s = tl.where(seen, s, float("-inf"))
+        m_new = tl.maximum(m, tl.max(s, axis=1))
+        base = tl.where(m_new == float("-inf"), 0.0, m_new)
+        p = tl.exp2(s - base[:, None])
+        old = tl.exp2(m - base)
+        v = tl.load(v_ptr + key64[:, None] * v_row + dv[None, :] * v_col,
+                    mask=inside[:, None] & (dv < DV)[None, :], other=0.0)
+        p = p.to(v.dtype)
+        l = l * old[:, None]
+        acc = acc * old[:, None]
+        if WIDEN:
+            l = tl.dot(p.to(tl.float32), ones.to(tl.float32), l, input_precision="ieee")
+            acc = tl.dot(p.to(tl.float32), v.to(tl.float32), acc, input_precision="ieee")
+        else:
+            l = tl.dot(p, ones, l, input_precision="ieee")
+            acc = tl.dot(p, v, acc, input_precision="ieee")
+        m = m_new
+        if (begin - first + KEYS) % SPLIT == 0:
+            # sixteen equal columns: their maximum is any of them
+            m_all, l_all, acc_all = _merge(m_all, l_all, acc_all, m, tl.max(l, axis=1), acc)
+            m = tl.full((BM,), float("-inf"), tl.float32)
+            l = tl.zeros((BM, 16), tl.float32)
+            acc = tl.zeros((BM, BDV), tl.float32)
+    return _merge(m_all, l_all, acc_all, m, tl.max(l, axis=1), acc)
+
+
+@triton.jit
+def _store(out_ptr, lse_ptr, out_offset, lse_offset, m, l, acc, ok, dv, DV: tl.constexpr, out_col):
+    empty = l == 0.0
+    safe = tl.where(empty, 1.0, l)
+    out = tl.div_rn(acc, tl.broadcast_to(safe[:, None], acc.shape))
+    out = tl.where(empty[:, None], 0.0, out)
+    lse = tl.where(empty, 0.0, (m + tl.log2(safe)) * _LN2)
+    tl.store(out_ptr + out_offset[:, None] + dv[None, :] * out_col, out.to(out_ptr.dtype.element_ty),
+             mask=ok[:, None] & (dv < DV)[None, :])
+    tl.store(lse_ptr + lse_offset, lse, mask=ok)
+
+
+@triton.jit
+def attend(
+    q_ptr, k_ptr, v_ptr, mask_ptr, start_ptr, end_ptr, out_ptr, lse_ptr, part_ptr, stat_ptr,
+    heads, kv_heads, queries, keys, pieces, scale2,
+    q_b, q_h, q_row, q_col, k_b, k_h, k_row, k_col, v_b, v_h, v_row, v_col,
+    out_b, out_h, out_row, out_col, mask_b, mask_h, mask_q, mask_k,
+    start_b, start_h, start_q,
+    GROUP: tl.constexpr, IS_CAUSAL: tl.constexpr, MASK: tl.constexpr, THRESHOLD: tl.constexpr,
+    PARALLEL: tl.constexpr, BM: tl.constexpr, KEYS: tl.constexpr, SPLIT: tl.constexpr,
+    D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """BM rows (query, head of the group) of one kv head; with PARALLEL one piece each, stored for ``combine``."""
+    tiles = tl.num_programs(0)
+    # the longest rows of a causal call first
+    tile = tiles - 1 - tl.program_id(0) if IS_CAUSAL else tl.program_id(0)
+    b = (tl.program_id(1) // kv_heads).to(tl.int64)
+    kv = tl.program_id(1) % kv_heads
+    piece = tl.program_id(2)
+    row = tile * BM + tl.arange(0, BM)
+    query = row // GROUP
+    head = kv * GROUP + row % GROUP
+    ok = query < queries
+    q64 = tl.where(ok, query, 0).to(tl.int64)
+    h64 = head.to(tl.int64)
+    d = tl.arange(0, BD)
+    dv = tl.arange(0, BDV)
+    q = tl.load(q_ptr + b * q_b + (h64 * q_h + q64 * q_row)[:, None] + d[None, :] * q_col,
+                mask=ok[:, None] & (d < D)[None, :], other=0.0)
+    k_base = k_ptr + b * k_b + kv.to(tl.int64) * k_h
+    v_base = v_ptr + b * v_b + kv.to(tl.int64) * v_h
+    mask_rows = mask_ptr + b * mask_b + h64 * mask_h + q64 * mask_q
+    end = keys
+    if IS_CAUSAL:
+        end = min(end, tl.max(tl.where(ok, query, 0), axis=0) + 1)
+    out_offset = b * out_b + h64 * out_h + q64 * out_row
+    flat = (b * heads + h64) * queries + q64
+    if MASK > 0:
+        where = b * start_b + h64 * start_h + q64 * start_q
+        start = tl.load(start_ptr + where, mask=ok, other=_NOWHERE)
+        end = min(end, tl.max(tl.load(end_ptr + where, mask=ok, other=0), axis=0))
+        # left padding: one turn; a sliding window has a start of its own in every row
+        turn = tl.min(start, axis=0)
+        todo = ok
+        more = 1
+        while more > 0:
+            mine = todo & (start == turn)
+            first = turn + piece * SPLIT
+            stop = end
+            if PARALLEL:
+                stop = min(end, first + SPLIT)
+            m, l, acc = _pieces(
+                q, k_base, v_base, mask_rows, keys, first, stop, query, mine, scale2,
+                k_row, k_col, v_row, v_col, mask_k,
+                IS_CAUSAL, MASK, THRESHOLD, BM, KEYS, SPLIT, D, DV, BD, BDV, WIDEN)
+            if PARALLEL:
+                slot = flat * pieces + piece
+                tl.store(part_ptr + slot[:, None] * DV + dv[None, :], acc, mask=mine[:, None] & (dv < DV)[None, :])
+                tl.store(stat_ptr + slot * 2, m, mask=mine)
+                tl.store(stat_ptr + slot * 2 + 1, l, mask=mine)
+            else:
+                _store(out_ptr, lse_ptr, out_offset, flat, m, l, acc, mine, dv, DV, out_col)
+            todo = todo & (start != turn)
+            turn = tl.min(tl.where(todo, start, _NOWHERE + 1), axis=0)
+            more = tl.max(todo.to(tl.int32), axis=0)
+    else:
+        first = piece * SPLIT
+        if PARALLEL:
+            end = min(end, first + SPLIT)
+        m, l, acc = _pieces(
+            q, k_base, v_base, mask_rows, keys, first, end, query, ok, scale2,
+            k_row, k_col, v_row, v_col, mask_k,
+            IS_CAUSAL, MASK, THRESHOLD, BM, KEYS, SPLIT, D, DV, BD, BDV, WIDEN)
+        if PARALLEL:
+            slot = flat * pieces + piece
+            tl.store(part_ptr + slot[:, None] * DV + dv[None, :], acc, mask=ok[:, None] & (dv < DV)[None, :])
+            tl.store(stat_ptr + slot * 2, m, mask=ok)
+            tl.store(stat_ptr + slot * 2 + 1, l, mask=ok)
+        else:
+            _store(out_ptr, lse_ptr, out_offset, flat, m, l, acc, ok, dv, DV, out_col)
+
+
+@triton.jit
+def combine(
+    part_ptr, stat_ptr, out_ptr, lse_ptr, heads, queries, pieces, out_b, out_h, out_row, out_col,
+    DV: tl.constexpr, BDV: tl.constexpr,
+):  # fmt: skip
+    """Merge the stored pieces of row ``pid`` of [B, H, Lq] in ascending order."""
+    pid = tl.program_id(0)
+    q = (pid % queries).to(tl.int64)
+    h = ((pid // queries) % heads).to(tl.int64)
+    b = (pid // queries // heads).to(tl.int64)
+    dv = tl.arange(0, BDV)
+    m = tl.full((1,), float("-inf"), tl.float32)
+    l = tl.zeros((1,), tl.float32)
+    acc = tl.zeros((1, BDV), tl.float32)
+    one = tl.arange(0, 1)
+    for piece in range(pieces):
+        slot = pid.to(tl.int64) * pieces + piece
+        part = tl.load(part_ptr + slot * DV + dv[None, :] + one[:, None], mask=(dv < DV)[None, :], other=0.0)
+        m_piece = tl.load(stat_ptr + slot * 2 + one)
+        l_piece = tl.load(stat_ptr + slot * 2 + 1 + one)
+        m, l, acc = _merge(m, l, acc, m_piece, l_piece, part)
+    offset = b * out_b + h * out_h + q * out_row
+    _store(out_ptr, lse_ptr, offset + one, pid.to(tl.int64) + one, m, l, acc, one == 0, dv, DV, out_col)

@@ -1,0 +1,213 @@
+"""mm, bmm and grouped_mm: the launchers. Each takes a schedule or chooses one when it is launched."""
+
+import functools
+import os
+
+import torch
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from bi_inductor.errors import LoweringError
+from lowerings.cuda import matmul_kernels as kernels
+from lowerings.cuda import schedules
+from lowerings.cuda.schedules import Gemm
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_GROUP = 8
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@functools.cache
+def _device(index: int) -> tuple[int, bool, int]:
+    """Multiprocessors, whether tensor copies exist, and bytes of shared memory a program may use."""
+    properties = torch.cuda.get_device_properties(index)
+    shared = getattr(properties, "shared_memory_per_block_optin", 99 << 10)
+    return properties.multi_processor_count, properties.major >= 9, shared
+
+
+def mm(
+    a: Tensor,
+    b: Tensor,
+    bias: Tensor | None = None,
+    *,
+    alpha: float = 1,
+    beta: float = 1,
+    split_size: int,
+    schedule: Gemm | None = None,
+) -> Tensor:
+    """Return ``alpha * a [M, K] @ b [K, N] + beta * bias``; any strides, bias broadcastable to ``[M, N]``."""
+    out = a.new_empty((a.shape[0], b.shape[1]))
+    _product(a[None], b[None], out[None], bias, alpha, beta, split_size, schedule)
+    return out
+
+
+def bmm(
+    a: Tensor,
+    b: Tensor,
+    bias: Tensor | None = None,
+    *,
+    alpha: float = 1,
+    beta: float = 1,
+    split_size: int,
+    schedule: Gemm | None = None,
+) -> Tensor:
+    """Return ``alpha * a [B, M, K] @ b [B, K, N] + beta * bias``."""
+    out = a.new_empty((a.shape[0], a.shape[1], b.shape[2]))
+    _product(a, b, out, bias, alpha, beta, split_size, schedule)
+    return out
+
+
+def grouped_mm(
+    a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Tensor | None = None, *, split_size: int
+) -> Tensor:
+    """Return rows ``a [M, K]``, cut at ``offs [G]``, each group times its ``b [G, K, N]``; 3-d a is bmm.
+
+    Raises:
+        LoweringError: the groups are cut along N or K, or there is a bias: the plan has no order for it.
+    """
+    _check(a, b, split_size)
+    if a.dim() == 3 and b.dim() == 3:
+        return bmm(a, b, bias, split_size=split_size)
+    if a.dim() != 2 or b.dim() != 3 or offs is None or bias is not None:
+        raise LoweringError(
+            f"grouped_mm of {a.dim()}-d and {b.dim()}-d operands (bias: {bias is not None}) has no CUDA kernel; "
+            "cut the groups along the rows of a, and add the bias outside"
+        )
+    rows, depth = a.shape
+    groups, _, columns = b.shape
+    out = a.new_zeros((rows, columns))
+    if not out.numel() or not depth:
+        return out
+    tile = schedules.POINTERS[0] if a.dtype != torch.float32 else schedules.FLOAT32[1]
+    grid = (-(-columns // tile.n), rows // tile.m + groups)
+    kernels.grouped_product[grid](
+        *(a, b, out, offs, columns, depth, groups, *a.stride(), *b.stride(), out.stride(0)),
+        **_constants(tile, depth, split_size),
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    return out
+
+
+def _product(
+    a: Tensor,
+    b: Tensor,
+    out: Tensor,
+    bias: Tensor | None,
+    alpha: float,
+    beta: float,
+    split_size: int,
+    schedule: Gemm | None,
+) -> None:
+    _check(a, b, split_size)
+    if bias is not None:
+        bias = bias.expand(out.shape)
+    if not out.numel():
+        return
+    if schedule is None:
+        schedule = _choose(a, b, out, split_size)
+    scaled = alpha != 1 or (bias is not None and beta != 1)
+    if schedule.tma:
+        _launch_tma(a[0], b[0], out[0], bias, alpha, beta, scaled, schedule)
+        return
+    batch, rows, columns = out.shape
+    tiles = -(-rows // schedule.m) * -(-columns // schedule.n)
+    kernels.product[(tiles, batch)](
+        *(a, b, out, out if bias is None else bias, rows, columns, a.shape[2], float(alpha), float(beta)),
+        *(*a.stride(), *b.stride(), *out.stride(), *((0, 0, 0) if bias is None else bias.stride())),
+        GROUP=_GROUP,
+        SWAP=schedule.swap,
+        HAS_BIAS=bias is not None,
+        SCALED=scaled,
+        **_constants(schedule, a.shape[2], split_size),
+        num_warps=schedule.warps,
+        num_stages=schedule.stages,
+    )
+
+
+def _constants(tile: Gemm, depth: int, split_size: int) -> dict[str, int | bool]:
+    return {
+        "BM": tile.m,
+        "BN": tile.n,
+        "BK": tile.k,
+        "SPLIT": split_size if depth > split_size else 0,
+        "EVEN": depth % tile.k == 0,
+        "WIDEN": _INTERPRETED,
+    }
+
+
+def _launch_tma(
+    a: Tensor,
+    b: Tensor,
+    out: Tensor,
+    bias: Tensor | None,
+    alpha: float,
+    beta: float,
+    scaled: bool,
+    tile: Gemm,
+) -> None:
+    rows, columns = out.shape
+    by_columns = b.stride(0) == 1 and b.stride(1) != 1
+    weights = b.t() if by_columns else b
+    block = [tile.n, tile.k] if by_columns else [tile.k, tile.n]
+    sms, _, _ = _device(a.device.index or 0)
+    programs = min(sms, -(-rows // tile.m) * -(-columns // tile.n))
+    kernels.product_tma[(programs,)](
+        TensorDescriptor.from_tensor(a, [tile.m, tile.k]),
+        TensorDescriptor.from_tensor(weights, block),
+        TensorDescriptor.from_tensor(out, [tile.m, tile.n // 2]),
+        *(out if bias is None else bias, rows, columns, a.shape[1], float(alpha), float(beta)),
+        *((0, 0) if bias is None else bias.stride()[1:]),
+        BM=tile.m,
+        BN=tile.n,
+        BK=tile.k,
+        GROUP=_GROUP,
+        PROGRAMS=sms,
+        B_ROWS_ARE_COLUMNS=by_columns,
+        HAS_BIAS=bias is not None,
+        SCALED=scaled,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+
+
+def _choose(a: Tensor, b: Tensor, out: Tensor, split_size: int) -> Gemm:
+    """What strides, sizes and alignment decide is looked up; only the addresses are looked at."""
+    aligned = not (a.data_ptr() | b.data_ptr()) & 15
+    return _chosen(a.dtype, a.shape, a.stride(), b.stride(), out.shape[-1], split_size, aligned, a.device.index)
+
+
+@functools.lru_cache(1 << 14)
+def _chosen(
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    a_strides: tuple[int, ...],
+    b_strides: tuple[int, ...],
+    columns: int,
+    split_size: int,
+    aligned: bool,
+    index: int | None,
+) -> Gemm:
+    sms, copies, shared = (132, False, 227 << 10) if _INTERPRETED else _device(index or 0)
+    batch, rows, depth = shape
+    steps = 16 // dtype.itemsize
+    one_chain = batch == 1 and depth <= split_size and aligned and min(rows, columns, depth) > 1
+    _, b_row, b_column = b_strides
+    # a tensor copy wants one unit stride and the rest in steps of 16 bytes
+    pitch = b_row if b_column == 1 else b_column if b_row == 1 else 1
+    a_fits = a_strides[2] == 1 and a_strides[1] > 0 and a_strides[1] % steps == 0
+    tma = copies and one_chain and a_fits and pitch > 0 and pitch % steps == 0 and columns % steps == 0
+    return schedules.gemm(rows, columns, dtype, sms=sms, tma=tma, shared=shared)
+
+
+def _check(a: Tensor, b: Tensor, split_size: int) -> None:
+    if a.dtype != b.dtype or a.dtype not in _DTYPES:
+        raise LoweringError(
+            f"a product of {a.dtype} and {b.dtype} has no CUDA kernel; cast both to one of "
+            + ", ".join(map(str, _DTYPES))
+        )
+    if split_size <= 0 or split_size % 256:
+        raise LoweringError(
+            f"split_size must be a positive multiple of 256, the deepest tile, got {split_size}; "
+            "lowerings/cuda/plans.py names the number"
+        )

@@ -1,0 +1,73 @@
+"""layer_norm and rms_norm: the launchers."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lowerings.cuda import row_kernels as kernels
+from lowerings.cuda.rows import Rows, check, constants, programs
+
+
+def layer_norm(
+    x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float, *, lanes: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the norm over the last dims ``shape``, its mean and its reciprocal deviation.
+
+    The statistics have x's dtype, or float32 when the weights are wider than x, as the op's fake kernel says.
+    """
+    mixed = weight is not None and weight.dtype != x.dtype
+    return _norm(x, shape, weight, bias, eps, lanes, torch.float32 if mixed else x.dtype, centred=True)
+
+
+def rms_norm(
+    x: Tensor, shape: Sequence[int], weight: Tensor | None, eps: float, *, lanes: int
+) -> tuple[Tensor, Tensor]:
+    """Return the norm over the last dims ``shape`` and its reciprocal root mean square in float32."""
+    out, _, rstd = _norm(x, shape, weight, None, eps, lanes, torch.float32, centred=False)
+    return out, rstd
+
+
+def _norm(
+    x: Tensor,
+    shape: Sequence[int],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    lanes: int,
+    statistics: torch.dtype,
+    *,
+    centred: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    check(x, lanes, "layer_norm" if centred else "rms_norm")
+    extent = math.prod(shape)
+    kept = x.shape[: x.dim() - len(shape)]
+    out = x.new_empty(x.shape)
+    mean, rstd = (x.new_empty((*kept, *(1 for _ in shape)), dtype=statistics) for _ in range(2))
+    if not out.numel():
+        return out, mean, rstd
+    flat = x.reshape(-1, extent)
+    if flat.stride(1) != 1:
+        flat = flat.contiguous()
+    view = Rows(
+        x=flat,
+        rows=flat.shape[0],
+        inner=1,
+        extent=extent,
+        outer_stride=flat.stride(0),
+        inner_stride=0,
+        stride=1,
+    )
+    tile = constants(view)
+    kernels.norm_rows[programs(view, tile)](
+        flat,
+        *(flat if w is None else w.reshape(-1).contiguous() for w in (weight, bias)),
+        *(out, mean, rstd, view.rows, extent, flat.stride(0), float(eps)),
+        CENTRED=centred,
+        HAS_WEIGHT=weight is not None,
+        HAS_BIAS=bias is not None,
+        HELD=extent <= int(tile["LANES"]),
+        **tile,
+    )
+    return out, mean, rstd

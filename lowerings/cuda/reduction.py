@@ -1,0 +1,92 @@
+"""reduction and var_mean: the launchers."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bi_inductor.errors import LoweringError
+from lowerings.cuda import row_kernels as kernels
+from lowerings.cuda.rows import check, constants, programs, rows_of
+
+_SUMS = ("sum", "mean", "sum_squares", "mean_squares", "norm")
+
+
+def reduction(
+    x: Tensor,
+    kind: str,
+    dims: Sequence[int],
+    keepdim: bool = False,
+    *,
+    param: float = 0.0,
+    dtype: torch.dtype | None = None,
+    lanes: int,
+) -> Tensor:
+    """Reduce ``dims`` (all when empty).
+
+    Kinds whose result has no order (amax, amin, any, all, argmax, argmin, sums of integers) are ATen's own kernels.
+
+    Raises:
+        LoweringError: a kind or dtype without a kernel.
+    """
+    dims = sorted(d % max(x.dim(), 1) for d in (dims or range(x.dim())))
+    exact = _exact(x, kind, dims, keepdim, dtype)
+    if exact is not None:
+        return exact
+    check(x, lanes, f"reduction {kind}")
+    if kind not in _SUMS or (kind == "norm" and param not in (1.0, 2.0)):
+        raise LoweringError(
+            f"reduction {kind!r} (param={param}) of {x.dtype} has no CUDA kernel; there are {', '.join(_SUMS)} (p 1, 2)"
+        )
+    out = x.new_empty(_sizes(x, dims, keepdim), dtype=dtype or x.dtype)
+    if not out.numel():
+        return out
+    view = rows_of(x, dims)
+    tile = constants(view)
+    kernels.sum_rows[programs(view, tile)](
+        *(view.x, out, view.rows, *view.arguments()),
+        KIND=f"norm{int(param)}" if kind == "norm" else kind,
+        **tile,
+    )
+    return out
+
+
+def var_mean(
+    x: Tensor, dims: Sequence[int], correction: float, keepdim: bool = False, *, lanes: int
+) -> tuple[Tensor, Tensor]:
+    """Return variance and mean over ``dims`` in x's dtype; the divisor is ``max(n - correction, 0)``."""
+    check(x, lanes, "var_mean")
+    sizes = _sizes(x, sorted(d % max(x.dim(), 1) for d in (dims or range(x.dim()))), keepdim)
+    var, mean = x.new_empty(sizes), x.new_empty(sizes)
+    if not var.numel():
+        return var, mean
+    view = rows_of(x, dims)
+    tile = constants(view)
+    inner, extent, *strides = view.arguments()
+    divisor = max(float(extent) - correction, 0.0)
+    kernels.var_mean_rows[programs(view, tile)](
+        *(view.x, var, mean, view.rows, inner, extent, divisor, *strides), **tile
+    )
+    return var, mean
+
+
+def _exact(
+    x: Tensor, kind: str, dims: Sequence[int], keepdim: bool, dtype: torch.dtype | None
+) -> Tensor | None:
+    if kind in ("amax", "amin"):
+        return getattr(torch, kind)(x, dims, keepdim)
+    if kind in ("any", "all"):
+        return getattr(torch, kind)(x, tuple(dims), keepdim)
+    if kind in ("argmax", "argmin"):
+        if len(dims) == x.dim():
+            found = getattr(torch, kind)(x)
+            return found.reshape((1,) * x.dim()) if keepdim else found
+        return getattr(torch, kind)(x, dims[0], keepdim)
+    if kind == "sum" and not x.dtype.is_floating_point and not (dtype or torch.int64).is_floating_point:
+        return torch.sum(x, tuple(dims), keepdim, dtype=dtype)
+    return None
+
+
+def _sizes(x: Tensor, dims: Sequence[int], keepdim: bool) -> list[int]:
+    sizes = [1 if d in dims else size for d, size in enumerate(x.shape)]
+    return sizes if keepdim else [size for d, size in enumerate(sizes) if d not in dims]

@@ -1,0 +1,109 @@
+"""What the launchers of row reductions share: the view of a tensor as rows, and the tile that fits them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bi_inductor.errors import LoweringError
+from lowerings.cuda import schedules
+from lowerings.cuda.plans import LANES
+
+FLOATS = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """``x`` as ``rows`` rows of ``extent``: row i begins at (i // inner) * outer_stride + (i % inner) * inner_stride."""
+
+    x: Tensor
+    rows: int
+    inner: int
+    extent: int
+    outer_stride: int
+    inner_stride: int
+    stride: int
+
+    def arguments(self) -> tuple[int, ...]:
+        """Return inner, extent and strides in the kernels' order, without rows."""
+        return (self.inner, self.extent, self.outer_stride, self.inner_stride, self.stride)
+
+
+def rows_of(x: Tensor, dims: Sequence[int]) -> Rows:
+    """View ``x`` as rows over ``dims`` without a copy where its strides allow it."""
+    gone = sorted({d % max(x.dim(), 1) for d in dims} if dims else range(x.dim()))
+    kept = [d for d in range(x.dim()) if d not in gone]
+    reduced = _merged(x, gone)
+    outer = _two_levels(x, kept)
+    if reduced is None or outer is None:
+        x = x.permute(*kept, *gone).contiguous()
+        return rows_of(x, range(len(kept), x.dim()))
+    inner, outer_stride, inner_stride = outer
+    return Rows(
+        x=x,
+        rows=math.prod(x.shape[d] for d in kept),
+        inner=inner,
+        extent=math.prod(x.shape[d] for d in gone),
+        outer_stride=outer_stride,
+        inner_stride=inner_stride,
+        stride=reduced,
+    )
+
+
+def _merged(x: Tensor, dims: Sequence[int]) -> int | None:
+    """The one stride of ``dims`` walked in order, or None."""
+    stride, expected = 1, None
+    for d in reversed(dims):
+        if x.shape[d] == 1:
+            continue
+        if expected is None:
+            stride = x.stride(d)
+        elif x.stride(d) != expected:
+            return None
+        expected = x.stride(d) * x.shape[d]
+    return stride
+
+
+def _two_levels(x: Tensor, dims: Sequence[int]) -> tuple[int, int, int] | None:
+    """(inner extent, outer stride, inner stride) of ``dims`` walked in order, or None."""
+    for cut in range(len(dims) + 1):
+        outer, inner = _merged(x, dims[:cut]), _merged(x, dims[cut:])
+        if outer is not None and inner is not None:
+            return max(1, math.prod(x.shape[d] for d in dims[cut:])), outer, inner
+    return None
+
+
+def constants(view: Rows) -> dict[str, int | bool]:
+    """The tile of a launch: keyword arguments of the kernels."""
+    tile = schedules.rows(view.rows, view.extent, unit_stride=view.stride == 1)
+    return {
+        "ROWS": tile.rows,
+        "LANES": tile.lanes,
+        "LOG": tile.lanes.bit_length() - 1,
+        "UNROLL": tile.unroll,
+        "num_warps": tile.warps,
+        "enable_fp_fusion": False,
+    }
+
+
+def programs(view: Rows, tile: dict[str, int | bool]) -> tuple[int]:
+    """The grid of a launch."""
+    return (-(-view.rows // int(tile["ROWS"])),)
+
+
+def check(x: Tensor, lanes: int, op: str) -> None:
+    """Refuse what no kernel was built for.
+
+    Raises:
+        LoweringError: names the number or dtype.
+    """
+    if lanes != LANES:
+        raise LoweringError(
+            f"{op} was built for lanes={LANES}, got {lanes}; lowerings/cuda/plans.py names the number"
+        )
+    if x.dtype not in FLOATS:
+        raise LoweringError(
+            f"{op} of {x.dtype} has no CUDA kernel; cast to one of {', '.join(map(str, FLOATS))}"
+        )

@@ -1,0 +1,175 @@
+"""What decides speed on CUDA, as plain data: tiles, warps, stages. It may see M; it cannot express an order.
+
+Every schedule of one plan gives the same bits: ``tests/lowerings/cuda/device_bits.py`` holds them together on a GPU.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gemm:
+    """Tile of one program. ``swap``: the weights fill the 64-row side of the tensor core; ``tma``: persistent."""
+
+    m: int
+    n: int
+    k: int
+    warps: int
+    stages: int
+    swap: bool = False
+    tma: bool = False
+
+    def text(self) -> str:
+        """Return e.g. ``128x256x64 w8 s3 tma``."""
+        marks = "".join(mark for mark, on in ((" swap", self.swap), (" tma", self.tma)) if on)
+        return f"{self.m}x{self.n}x{self.k} w{self.warps} s{self.stages}{marks}"
+
+    def shared_bytes(self, element: int) -> int:
+        """Return the shared memory of the operand buffers, without the epilogue's."""
+        return (self.m + self.n) * self.k * element * self.stages
+
+
+#: (largest M, schedules from few to many columns); the one that fills the chip best is taken
+_SWAPPED_16 = (
+    Gemm(m=16, n=32, k=256, warps=2, stages=4, swap=True),
+    Gemm(m=16, n=64, k=128, warps=4, stages=5, swap=True),
+)
+_SWAPPED_32 = (
+    Gemm(m=32, n=32, k=256, warps=4, stages=3, swap=True),
+    Gemm(m=32, n=64, k=128, warps=4, stages=5, swap=True),
+)
+_MIDDLE_64 = (
+    Gemm(m=64, n=32, k=128, warps=4, stages=4, swap=True),
+    Gemm(m=64, n=64, k=128, warps=4, stages=5, swap=True),
+)
+#: (tile, time of one per unit of area with the chip full): fitted to 112 products timed on an H100
+TENSOR_COPIES = (
+    (Gemm(m=128, n=256, k=64, warps=8, stages=3, tma=True), 1.0),
+    (Gemm(m=128, n=128, k=64, warps=4, stages=4, tma=True), 1.16),
+    (Gemm(m=64, n=128, k=128, warps=4, stages=4, tma=True), 1.39),
+    (Gemm(m=64, n=256, k=64, warps=4, stages=4, tma=True), 1.61),
+    (Gemm(m=64, n=64, k=128, warps=4, stages=6, tma=True), 1.83),
+    (Gemm(m=64, n=32, k=128, warps=4, stages=6, tma=True), 4.53),
+)
+#: any strides, any alignment
+POINTERS = (
+    Gemm(m=64, n=64, k=64, warps=4, stages=4),
+    Gemm(m=128, n=128, k=64, warps=8, stages=3),
+)
+FLOAT32 = (
+    Gemm(m=16, n=64, k=32, warps=4, stages=3),
+    Gemm(m=64, n=64, k=16, warps=4, stages=3),
+    Gemm(m=128, n=64, k=16, warps=8, stages=3),
+)
+
+#: every schedule that the tests hold together, by kind of dtype
+ALL_HALVES = (
+    *_SWAPPED_16,
+    *_SWAPPED_32,
+    *_MIDDLE_64,
+    *(tile for tile, _ in TENSOR_COPIES),
+    *POINTERS,
+)
+
+
+def gemm(
+    rows: int, columns: int, dtype: torch.dtype, *, sms: int, tma: bool, shared: int = 227 << 10
+) -> Gemm:
+    """Choose the schedule of a product with ``rows`` rows and ``columns`` columns.
+
+    Args:
+        sms: multiprocessors of the device.
+        tma: whether device and operands allow tensor copies (16-byte aligned, one unit stride).
+        shared: bytes of shared memory that one program may use.
+    """
+    if dtype == torch.float32:
+        return FLOAT32[0] if rows <= 16 else _fitting(FLOAT32[1:], rows, columns, sms)
+    if rows <= 16:
+        found = _SWAPPED_16[0 if rows == 16 and columns < 64 * sms // 2 else 1]
+    elif rows <= 32:
+        found = _SWAPPED_32[1]
+    elif tma:
+        found = _tensor_copies(rows, columns, sms)
+    elif rows <= 64:
+        found = _MIDDLE_64[1]
+    else:
+        found = _fitting(POINTERS, rows, columns, sms)
+    return found if found.shared_bytes(2) + (found.m * found.n * 2 if found.tma else 0) <= shared else POINTERS[0]
+
+
+def _tensor_copies(rows: int, columns: int, sms: int) -> Gemm:
+    """The tile with the least time: waves of the chip times the time of a tile, in units of its area."""
+    best, least = TENSOR_COPIES[0][0], float("inf")
+    for tile, rate in TENSOR_COPIES:
+        waves = -(-_tiles(tile, rows, columns) // sms)
+        time = waves * tile.m * tile.n * rate
+        if time < least:
+            best, least = tile, time
+    return best
+
+
+def _tiles(tile: Gemm, rows: int, columns: int) -> int:
+    return -(-rows // tile.m) * -(-columns // tile.n)
+
+
+def _fitting(table: tuple[Gemm, ...], rows: int, columns: int, sms: int) -> Gemm:
+    """The largest tile that still gives every multiprocessor one; the smallest if none does."""
+    for tile in reversed(table):
+        if _tiles(tile, rows, columns) >= sms:
+            return tile
+    return table[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """Rows of one program (queries times the heads of a kv head); ``parallel``: a program for every piece."""
+
+    m: int
+    warps: int
+    stages: int
+    parallel: bool = False
+
+
+def attention(
+    rows: int, sequences: int, pieces: int, dtype: torch.dtype, dim: int, *, sms: int
+) -> Attention:
+    """Choose the schedule of ``rows`` packed rows for each of ``sequences`` kv heads, keys in ``pieces``."""
+    if rows <= 16:
+        few = sequences < 4 * sms
+        return Attention(m=16, warps=4, stages=2 if dim > 128 else 3, parallel=few and pieces > 1)
+    if dtype == torch.float32:
+        return Attention(m=16, warps=4, stages=2, parallel=pieces > 1 and sequences * rows < 16 * sms)
+    wide = dim > 128
+    tile = 32 if rows <= 32 else 64 if wide or rows <= 64 or -(-rows // 128) * sequences < sms else 128
+    alone = -(-rows // tile) * sequences * 2 >= sms
+    warps = 8 if tile == 128 or wide else 4
+    return Attention(m=tile, warps=warps, stages=2 if wide else 3, parallel=pieces > 1 and not alone)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Rows of one program, the lanes it keeps (the plan's, or fewer for a short row), steps in flight."""
+
+    rows: int
+    lanes: int
+    unroll: int
+    warps: int
+
+
+def rows(count: int, extent: int, *, unit_stride: bool, lanes: int = 4096) -> Rows:
+    """Choose the schedule of ``count`` rows of ``extent`` elements."""
+    short = min(lanes, max(16, 1 << max(extent - 1, 0).bit_length()))
+    if not unit_stride:
+        # neighbouring rows are neighbours in memory
+        side = max(8, min(64, 8192 // short, 1 << max(count - 1, 0).bit_length()))
+        return Rows(rows=side, lanes=short, unroll=1, warps=16 if short * side > 8192 else 4)
+    if short < lanes:
+        side = max(1, min(2048 // short, 1 << max(count // 264, 1).bit_length() - 1))
+        return Rows(rows=side, lanes=short, unroll=1, warps=4 if side * short >= 1024 else 1)
+    return Rows(rows=1, lanes=lanes, unroll=1 if extent <= lanes else 2, warps=8)
+
+
+def softmax_parts(count: int) -> int:
+    """How many programs share the lanes of a long row: more when rows are few."""
+    return 16 if count <= 16 else 4 if count <= 256 else 2

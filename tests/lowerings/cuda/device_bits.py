@@ -1,0 +1,167 @@
+"""Bits on a GPU: every schedule of a plan equal, every row alone and in a batch, decode = chunk = prefill.
+
+    python tests/lowerings/cuda/device_bits.py gemm|attention|rows [DTYPE-HEADDIM ..]
+
+Prints one line a check, ``ok`` or the number of differing elements; exits with 1 if any differs.
+"""
+
+import sys
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lowerings.cuda import attention, matmul, norm, reduction, schedules, softmax
+from lowerings.cuda.plans import CHAIN, KEY_SPLIT, LANES
+
+ROWS = (1, 2, 7, 16, 17, 33, 64, 65, 129, 1000)
+FAILED: list[str] = []
+
+
+def report(name: str, pairs: list[tuple[Tensor, Tensor]], *, wanted: bool = True) -> None:
+    """Compare bit for bit; ``wanted=False`` marks a negative control, which must differ."""
+    different = sum(int((a != b).logical_and(~(a.isnan() & b.isnan())).sum()) for a, b in pairs)
+    total = sum(a.numel() for a, _ in pairs)
+    good = (different == 0) == wanted
+    if not good:
+        FAILED.append(name)
+    verdict = "ok" if good else "FAILED"
+    print(f"{verdict:7}{name}: {different} of {total} differ", flush=True)
+
+
+def data(kind: str, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
+    """Random normals, wide exponents, or values that cancel."""
+    x = torch.randn(rows, columns, device="cuda")
+    if kind == "wide":
+        x = x * torch.exp2(torch.randint(-12, 12, x.shape, device="cuda").float())
+    if kind == "cancelling":
+        x = torch.cat([x[:, : columns // 2], -x[:, : columns - columns // 2]], 1) + x * 1e-3
+    return x.to(dtype)
+
+
+def gemm() -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        for n, k in ((6144, 4096), (768, 3072), (1000, 1000), (333, 777)):
+            _gemm_shape(dtype, n, k)
+    for n, k in ((768, 3072), (333, 777)):
+        a, w = data("normal", 1000, k, torch.float32), data("normal", n, k, torch.float32)
+        exact = a.double() @ w.double().t()
+        outs = [matmul.mm(a, w.t(), split_size=1024, schedule=tile) for tile in schedules.FLOAT32]
+        report(f"float32 {n}x{k} all tiles", [(out, outs[0]) for out in outs])
+        report(f"float32 {n}x{k} rows", [(matmul.mm(a[:m], w.t(), split_size=1024), outs[0][:m]) for m in ROWS])
+        ours, stock = ((x.double() - exact).abs().max().item() for x in (outs[0], a @ w.t()))
+        print(f"        float32 {n}x{k} max error ours {ours:.2e} cuBLAS {stock:.2e}")
+    a, w = data("normal", 1000, 4096, torch.bfloat16), data("normal", 4096, 4096, torch.bfloat16)
+    report("control: cuBLAS 4096x4096", [(a[:m] @ w.t(), (a @ w.t())[:m]) for m in ROWS], wanted=False)
+    a, b = data("normal", 600, 512, torch.bfloat16), torch.randn(8, 512, 256, device="cuda").bfloat16()
+    offs = torch.tensor([0, 3, 100, 228, 300, 301, 480, 600], device="cuda", dtype=torch.int32)
+    out = matmul.grouped_mm(a, b, offs, split_size=CHAIN)
+    lefts = [0, *offs.tolist()[:-1]]
+    pairs = [(out[i:j], matmul.mm(a[i:j], b[g], split_size=CHAIN)) for g, (i, j) in enumerate(zip(lefts, offs.tolist()))]
+    report("grouped = mm of each group", pairs)
+    x = torch.randn(16, 5, 64, device="cuda").bfloat16()
+    y = torch.randn(16, 64, 100, device="cuda").bfloat16()
+    report("bmm = mm", [(matmul.bmm(x, y, split_size=CHAIN)[i], matmul.mm(x[i], y[i], split_size=CHAIN)) for i in range(16)])
+
+
+def _gemm_shape(dtype: torch.dtype, n: int, k: int) -> None:
+    aligned = n % 8 == 0 and k % 8 == 0
+    tiles = [tile for tile in schedules.ALL_HALVES if aligned or not tile.tma]
+    for kind in ("normal", "wide", "cancelling"):
+        a, w = data(kind, 1000, k, dtype), data(kind, n, k, dtype)
+        bias = torch.randn(n, device="cuda").to(dtype)
+        whole = matmul.mm(a, w.t(), bias, split_size=CHAIN, schedule=tiles[0])
+        name = f"{str(dtype)[6:]} {n}x{k} {kind}"
+        pairs = [(matmul.mm(a, w.t(), bias, split_size=CHAIN, schedule=tile), whole) for tile in tiles]
+        report(f"{name} {len(tiles)} tiles", pairs)
+        report(f"{name} rows", [(matmul.mm(a[:m], w.t(), bias, split_size=CHAIN), whole[:m]) for m in ROWS])
+        if kind == "normal":
+            wt = w.t().contiguous()
+            report(f"{name} [K, N]", [(matmul.mm(a[:m], wt, bias, split_size=CHAIN), whole[:m]) for m in ROWS])
+            shifted = torch.empty(a.numel() + 1, dtype=dtype, device="cuda")[1:].view_as(a).copy_(a)
+            report(f"{name} misaligned", [(matmul.mm(shifted[:m], w.t(), bias, split_size=CHAIN), whole[:m]) for m in ROWS])
+            exact = torch.addmm(bias.double(), a.double(), w.double().t())
+            errors = [(x.double() - exact).abs().mean().item() for x in (whole, torch.addmm(bias, a, w.t()))]
+            print(f"        {name} mean error ours {errors[0]:.3e} cuBLAS {errors[1]:.3e}", flush=True)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, **kwargs: object) -> Tensor:
+    return attention.attention(q, k, v, mask, split_size=KEY_SPLIT, **kwargs)[0]  # type: ignore[arg-type]
+
+
+def attentions() -> None:
+    for dtype, dims in ((torch.bfloat16, (64, 96, 128, 256)), (torch.float16, (128,)), (torch.float32, (64,))):
+        for dim in dims:
+            if len(sys.argv) < 3 or f"{str(dtype)[6:]}-{dim}" in sys.argv[2:]:
+                _attention_dim(dtype, dim)
+
+
+def _attention_dim(dtype: torch.dtype, dim: int, length: int = 1100) -> None:
+    q = torch.randn(2, 8, length, dim, device="cuda").to(dtype)
+    k, v = (torch.randn(2, 2, length, dim, device="cuda").to(dtype) for _ in range(2))
+    whole = attend(q, k, v, is_causal=True)
+    name = f"attention {str(dtype)[6:]} d{dim}"
+    stock = torch.nn.functional.scaled_dot_product_attention
+    exact = stock(*(x.double() for x in (q, k, v)), is_causal=True, enable_gqa=True)
+    errors = [(x.double() - exact).abs().mean().item() for x in (whole, stock(q, k, v, is_causal=True, enable_gqa=True))]
+    print(f"        {name} mean error ours {errors[0]:.3e} stock {errors[1]:.3e}", flush=True)
+    tiles = [(16, 4), (32, 4), (64, 4), (64, 8)] + ([(128, 8)] if dim <= 128 else [])
+    if dtype == torch.float32:
+        tiles = [(16, 4), (32, 8)]
+    choices = [schedules.Attention(m=m, warps=w, stages=2, parallel=p) for m, w in tiles for p in (False, True)]
+    report(f"{name} {len(choices)} schedules", [(attend(q, k, v, is_causal=True, schedule=s), whole) for s in choices])
+    places = (0, 1, 15, 63, 64, 127, 511, 512, 513, 700, 1023, 1024, 1099)
+    decode = [(attend(q[:, :, p : p + 1], k[:, :, : p + 1], v[:, :, : p + 1]), whole[:, :, p : p + 1]) for p in places]
+    report(f"{name} decode = prefill", decode)
+    report(f"{name} batch", [(attend(q[i : i + 1], k[i : i + 1], v[i : i + 1], is_causal=True), whole[i : i + 1]) for i in (0, 1)])
+    spans = ((0, 300), (300, 520), (520, 1100), (1000, 1003))
+    causal = torch.ones(length, length, dtype=torch.bool, device="cuda").tril()
+    report(f"{name} chunk = prefill", [(attend(q[:, :, i:j], k, v, causal[i:j]), whole[:, :, i:j]) for i, j in spans])
+    wide = [torch.nn.functional.pad(x, (0, 0, 37, 200)) for x in (k, v)]
+    kept = torch.nn.functional.pad(causal, (37, 200))
+    report(f"{name} padded and cached", [(attend(q[:, :, i:j], *wide, kept[i:j]), whole[:, :, i:j]) for i, j in spans])
+    added = torch.zeros(kept.shape, dtype=dtype, device="cuda").masked_fill(~kept, torch.finfo(dtype).min)
+    for i, j in spans:
+        for m, warps in ((16, 4), (32, 4), (64, 4), (64, 8)):
+            for parallel in (False, True):
+                choice = schedules.Attention(m=m, warps=warps, stages=2, parallel=parallel)
+                masked = attend(q[:, :, i:j], k, v, causal[i:j], schedule=choice)
+                at = (masked != whole[:, :, i:j]).nonzero().tolist()[:3]
+                if at:
+                    values = [(masked[tuple(p)].item(), whole[:, :, i:j][tuple(p)].item()) for p in at]
+                    print(f"        differs: span {i}:{j} {choice} at {at} {values}")
+    report(f"{name} additive", [(attend(q[:, :, i:j], *wide, added[i:j]), whole[:, :, i:j]) for i, j in spans])
+
+
+def rows() -> None:
+    makers: dict[str, Callable[[Tensor], Tensor]] = {
+        "rms_norm": lambda x: norm.rms_norm(x, x.shape[-1:], None, 1e-6, lanes=LANES)[0],
+        "layer_norm": lambda x: norm.layer_norm(x, x.shape[-1:], None, None, 1e-5, lanes=LANES)[0],
+        "softmax": lambda x: softmax.softmax(x, -1, False, lanes=LANES),
+        "log_softmax": lambda x: softmax.softmax(x, -1, True, lanes=LANES),
+        "sum": lambda x: reduction.reduction(x, "sum", [-1], lanes=LANES),
+        "mean_squares": lambda x: reduction.reduction(x, "mean_squares", [-1], lanes=LANES),
+        "var": lambda x: reduction.var_mean(x, [-1], 1.0, lanes=LANES)[0],
+    }
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        if len(sys.argv) > 2 and str(dtype)[6:] not in sys.argv[2:]:
+            continue
+        for extent in (64, 128, 1000, 1024, 4096, 5001, 32000, 128256):
+            x = torch.randn(1027 if extent < 10000 else 300, extent, device="cuda").to(dtype)
+            shifted = torch.empty(x.numel() + 1, dtype=dtype, device="cuda")[1:].view_as(x).copy_(x)
+            for name, make in makers.items():
+                whole = make(x)
+                pairs = [(make(x[:m]), whole[:m]) for m in ROWS if m <= len(x)] + [(make(x[5:6]), whole[5:6]), (make(shifted), whole)]
+                if name in ("sum", "mean_squares", "var"):
+                    pairs.append((make(x.t().contiguous().t()), whole))
+                    pairs.append((make(x.t().contiguous().t()[:1]), whole[:1]))
+                if name == "sum":
+                    pairs.append((make(torch.nn.functional.pad(x, (0, 777))), whole))
+                report(f"{name} {str(dtype)[6:]} {extent}", pairs)
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    {"gemm": gemm, "attention": attentions, "rows": rows}[sys.argv[1]]()
+    print(f"{sys.argv[1]}: {len(FAILED)} failed", *FAILED, sep="\n  ")
+    sys.exit(bool(FAILED))

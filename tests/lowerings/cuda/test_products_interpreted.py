@@ -1,0 +1,54 @@
+"""The kernels of the product family in Triton's interpreter: logic, masks and tails, in a process of its own."""
+
+import os
+
+os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from lowerings.cuda import matmul, schedules
+from lowerings.cuda.plans import CHAIN
+
+_ROWS = (1, 2, 17, 70)
+_TILES = [tile for tile in schedules.ALL_HALVES if not tile.tma]
+
+
+@pytest.mark.parametrize("tile", _TILES, ids=lambda tile: tile.text())
+def test_every_tile_gives_the_rows_of_the_first(tile: schedules.Gemm) -> None:
+    a, b = torch.randn(70, 200).half(), torch.randn(72, 200).half().t()
+    bias = torch.randn(72).half()
+    whole = matmul.mm(a, b, bias, split_size=CHAIN, schedule=_TILES[0])
+    exact = torch.addmm(bias.double(), a.double(), b.double())
+    assert (whole.double() - exact).abs().max() < 0.05
+    for rows in _ROWS:
+        assert torch.allclose(
+            matmul.mm(a[:rows], b, bias, split_size=CHAIN, schedule=tile), whole[:rows], atol=2e-2
+        )
+
+
+@pytest.mark.parametrize("tile", schedules.FLOAT32, ids=lambda tile: tile.text())
+def test_float32_pieces_strides_and_scales(tile: schedules.Gemm) -> None:
+    a, b, bias = torch.randn(1100, 19).t(), torch.randn(1100, 33), torch.randn(19, 1)
+    out = matmul.mm(a, b, bias, alpha=0.5, beta=2, split_size=1024, schedule=tile)
+    exact = 0.5 * (a.double() @ b.double()) + 2 * bias.double()
+    assert (out.double() - exact).abs().max() < 1e-4
+
+
+def test_bmm_and_empty_sizes() -> None:
+    a, b = torch.randn(3, 5, 40), torch.randn(3, 40, 7)
+    assert torch.allclose(matmul.bmm(a, b, split_size=1024), a @ b, atol=1e-5)
+    bias = torch.randn(7)
+    empty = matmul.mm(torch.randn(4, 0), torch.randn(0, 7), bias, split_size=1024)
+    assert torch.equal(empty, bias.expand(4, 7))
+    assert matmul.mm(torch.randn(0, 3), torch.randn(3, 7), split_size=1024).shape == (0, 7)
+
+
+def test_groups_of_any_size() -> None:
+    a, b = torch.randn(150, 48), torch.randn(4, 48, 20)
+    offs = torch.tensor([0, 1, 97, 150], dtype=torch.int32)
+    out = matmul.grouped_mm(a, b, offs, split_size=1024)
+    for g, (left, right) in enumerate(zip([0, 0, 1, 97], offs.tolist(), strict=True)):
+        assert torch.allclose(out[left:right], a[left:right] @ b[g], atol=1e-5)

@@ -66,7 +66,7 @@ PLANS = (
         lanes=ROW_LANES,
         order="lanes-then-tree",
     ),
-    Row(templates=(t.Scan,), dtypes=_FLOATS + _INTEGERS, order="chain"),
+    Row(templates=(t.Scan,), dtypes=_FLOATS + _INTEGERS, order="compensated-chain"),
 )
 
 

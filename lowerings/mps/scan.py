@@ -10,7 +10,7 @@ KINDS = ("cumsum", "cumprod", "logcumsumexp")
 
 
 def scan(x: Tensor, kind: str, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
-    """One sequential chain along ``dim`` in float32 (int64 for integers), each element rounded once."""
+    """One compensated chain along ``dim`` in float32 (int64 for integers), each element rounded once."""
     if kind not in KINDS:
         raise ValueError(f"scan: unknown kind {kind!r}; known: {', '.join(KINDS)}")
     library.check_size("scan", x)

@@ -41,7 +41,9 @@ def test_a_schedule_keeps_the_bits_of_the_plan(schedule, layout):
     assert same(out, reference_matmul(a, b, bias))
 
 
-@pytest.mark.parametrize("schedule", [Gemv(rows=1), Gemv(rows=4), Tile(block_m=32, block_n=32)], ids=str)
+@pytest.mark.parametrize(
+    "schedule", [Gemv(rows=1), Gemv(rows=4), Tile(block_m=32, block_n=32)], ids=str
+)
 def test_long_k_and_every_order_that_metal_leaves_open(schedule):
     a, b = data(5, 5000), data(5000, 9, seed=1)
     for weight in (b, b.t().contiguous().t()):
@@ -66,7 +68,9 @@ def test_the_batch_of_a_bmm_does_not_matter():
     for n in range(1, 10):
         assert same(matmul.bmm(a[:n], b[:n], split_size=SPLIT), full[:n])
         assert same(full[n - 1], reference_matmul(a[n - 1], b[n - 1]))
-    assert same(matmul.bmm(a.transpose(1, 2).contiguous().transpose(1, 2), b, split_size=SPLIT), full)
+    assert same(
+        matmul.bmm(a.transpose(1, 2).contiguous().transpose(1, 2), b, split_size=SPLIT), full
+    )
 
 
 def test_alpha_beta_and_broadcast_bias():
@@ -121,7 +125,9 @@ def test_reads_and_writes_stay_inside():
 
 
 def test_control_a_split_chosen_from_m_is_caught(monkeypatch):
-    text = library.source(["matmul"], T="float", M=32, N=32, K=16, SPLIT="(rows >= 64 ? 128 : rows >= 16 ? 64 : 32)")
+    text = library.source(
+        ["matmul"], T="float", M=32, N=32, K=16, SPLIT="(rows >= 64 ? 128 : rows >= 16 ? 64 : 32)"
+    )
     text = text.replace("static_assert(BI_SPLIT", "static_assert(128")
     bad = library.compile_text(text)
     a, b, _ = operands(130)

@@ -104,7 +104,9 @@ def test_any_dims_any_strides():
                 softmax.softmax(y, dim, False, lanes=LANES),
                 softmax.softmax(y.movedim(dim, -1), -1, False, lanes=LANES).movedim(-1, dim),
             )
-            torch.testing.assert_close(scan.scan(y, "cumsum", dim), y.cumsum(dim), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(
+                scan.scan(y, "cumsum", dim), y.cumsum(dim), rtol=1e-4, atol=1e-4
+            )
 
 
 def test_integers_and_bool_are_exact():

@@ -30,7 +30,7 @@ def load() -> torch.library.Library:
     """Register the launchers for mps tensors, once a process; needs no Mac, only running them does."""
     import bi_inductor.ops  # noqa: F401
 
-    library = torch.library.Library("bi_inductor", "IMPL", "MPS")
+    library = torch.library.Library("bi_inductor", "IMPL", "MPS")  # type: ignore[no-untyped-call]
     for name, launcher in implementations().items():
-        library.impl(name, launcher)
+        library.impl(name, launcher)  # type: ignore[no-untyped-call]
     return library

@@ -80,8 +80,8 @@ def attention_with(
     library.launch(lib.bi_attention, *args, groups=groups, size=schedule.threads)
     if schedule.by_piece:
         rows = [batch * heads * queries]
-        args = (partial, out, lse, [pieces])
-        library.launch(lib.bi_attention_merge, *args, groups=rows, size=schedule.threads)
+        merged = (partial, out, lse, [pieces])
+        library.launch(lib.bi_attention_merge, *merged, groups=rows, size=schedule.threads)
     return out, lse
 
 

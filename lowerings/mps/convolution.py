@@ -78,7 +78,8 @@ def _transposed(
     spatial = range(2, x.dim())
     size = [(x.shape[d] - 1) * stride[d - 2] + 1 for d in spatial]
     spread = x.new_zeros(*x.shape[:2], *size)
-    spread[(..., *(slice(None, None, stride[d - 2]) for d in spatial))] = x
+    steps: list[slice] = [slice(None, None, stride[d - 2]) for d in spatial]
+    spread[(slice(None), slice(None), *steps)] = x
     per_group, outputs = weight.shape[0] // groups, weight.shape[1]
     flipped = weight.reshape(groups, per_group, outputs, *weight.shape[2:]).transpose(1, 2)
     flipped = flipped.reshape(groups * outputs, per_group, *weight.shape[2:]).flip(list(spatial))

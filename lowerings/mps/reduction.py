@@ -1,6 +1,7 @@
 """Reductions over any dims, and argmax, argmin, variance with mean."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -92,7 +93,7 @@ def var_mean(
     return _shaped(var, x, dims_, keepdim), _shaped(mean, x, dims_, keepdim)
 
 
-def norm_library(width: int, T: str, **defines: object) -> object:
+def norm_library(width: int, T: str, **defines: object) -> Any:
     """Return the library of the row kernels that give more than one result."""
     low, high = _LIMITS["float"]
     types = {"T": T, "A": "float", "O": T, "W": T, "LOWEST": low, "HIGHEST": high}

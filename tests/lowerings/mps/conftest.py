@@ -2,6 +2,7 @@
 
 import msl_cpu
 import pytest
+
 from lowerings.mps import library
 
 

@@ -10,7 +10,17 @@ from pathlib import Path
 
 import torch
 
-from lowerings.mps import attention, convolution, library, matmul, norm, plans, reduction, scan, softmax
+from lowerings.mps import (
+    attention,
+    convolution,
+    library,
+    matmul,
+    norm,
+    plans,
+    reduction,
+    scan,
+    softmax,
+)
 
 FILE = Path(__file__).with_name("golden.json")
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -77,7 +87,11 @@ def _conv(x: Callable[..., torch.Tensor]) -> torch.Tensor:
 
 
 CASES: dict[str, Callable[..., torch.Tensor]] = {
-    **{f"mm M={m} {layout}": _matmul(m, layout) for m in (1, 3, 16, 40, 70) for layout in ("nn", "nt")},
+    **{
+        f"mm M={m} {layout}": _matmul(m, layout)
+        for m in (1, 3, 16, 40, 70)
+        for layout in ("nn", "nt")
+    },
     **{f"{n} L={length}": _rows(op, length) for n, op in ROW_OPS.items() for length in (257, 3000)},
     **{f"attention Lq={q} mask={m}": _attention(q, m) for q in (1, 11) for m in (False, True)},
     "convolution": _conv,

@@ -13,13 +13,13 @@ from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[3])]
 
-import golden
-import torch
-from libraries import texts
-from torch import nn
+import golden  # noqa: E402
+import torch  # noqa: E402
+from libraries import texts  # noqa: E402
+from torch import nn  # noqa: E402
 
-import lowerings.mps
-from lowerings.mps import attention, library, matmul, plans, reduction, softmax
+import lowerings.mps  # noqa: E402
+from lowerings.mps import attention, library, matmul, plans, reduction, softmax  # noqa: E402
 
 CANARIES = """#include <metal_stdlib>
 using namespace metal;
@@ -40,7 +40,9 @@ kernel void canary(device const float* x [[buffer(0)]], device float* o [[buffer
 
 def same(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Equal bits."""
-    return torch.equal(a.cpu().contiguous().view(torch.uint8), b.cpu().contiguous().view(torch.uint8))
+    return torch.equal(
+        a.cpu().contiguous().view(torch.uint8), b.cpu().contiguous().view(torch.uint8)
+    )
 
 
 def compiled() -> dict[str, object]:
@@ -59,7 +61,9 @@ def compiled() -> dict[str, object]:
 
 def canaries(device: str) -> dict[str, object]:
     """Values whose two outcomes differ; ``subnormals_flushed`` may be either."""
-    x = torch.tensor([1 + 2.0**-12, -1.0, 2.0**-126, 2.0, 1 + 2.0**-8, 1 + 3 * 2.0**-8, 1 + 2.0**-11])
+    x = torch.tensor(
+        [1 + 2.0**-12, -1.0, 2.0**-126, 2.0, 1 + 2.0**-8, 1 + 3 * 2.0**-8, 1 + 2.0**-11]
+    )
     out = torch.zeros(7, device=device)
     library.compile_text(CANARIES).canary(x.to(device), out, threads=[7], group_size=[7])
     got = out.cpu()
@@ -84,11 +88,19 @@ def sweeps(device: str) -> list[str]:
     bad = []
     generator = torch.Generator().manual_seed(0)
     for dtype in golden.DTYPES.values():
-        a, b = (torch.randn(s, generator=generator).to(dtype).to(device) for s in ((130, 300), (300, 70)))
-        q, k = (torch.randn(s, generator=generator).to(dtype).to(device) for s in ((130, 4, 1, 64), (130, 2, 300, 64)))
+        a, b = (
+            torch.randn(s, generator=generator).to(dtype).to(device)
+            for s in ((130, 300), (300, 70))
+        )
+        q, k = (
+            torch.randn(s, generator=generator).to(dtype).to(device)
+            for s in ((130, 4, 1, 64), (130, 2, 300, 64))
+        )
         jobs: dict[str, Callable[[int], torch.Tensor]] = {
             "mm": lambda n, a=a, b=b: matmul.mm(a[:n], b, split_size=plans.MATMUL_SPLIT),
-            "mm simdgroup": lambda n, a=a, b=b: matmul.mm(a[:n], b, split_size=plans.SIMDGROUP_SPLIT),
+            "mm simdgroup": lambda n, a=a, b=b: matmul.mm(
+                a[:n], b, split_size=plans.SIMDGROUP_SPLIT
+            ),
             "sum": lambda n, a=a: reduction.reduction(a[:n], "sum", [1], lanes=plans.ROW_LANES),
             "softmax": lambda n, a=a: softmax.softmax(a[:n], 1, False, lanes=plans.ROW_LANES),
             "attention": lambda n, q=q, k=k: attention.attention(
@@ -97,7 +109,9 @@ def sweeps(device: str) -> list[str]:
         }
         for name, job in jobs.items():
             full = job(130)
-            bad += [f"{name} {dtype} batch {n}" for n in range(1, 131) if not same(job(n), full[:n])]
+            bad += [
+                f"{name} {dtype} batch {n}" for n in range(1, 131) if not same(job(n), full[:n])
+            ]
             bad += [f"{name} {dtype} repeat {i}" for i in range(100) if not same(job(130), full)]
     return bad
 
@@ -135,27 +149,42 @@ def timings(device: str, sync: Callable[[], None]) -> dict[str, dict[str, float]
     report = {}
     for rows in (1, 4, 64, 512):
         for dtype in (torch.float32, torch.float16):
-            a, w = torch.randn(rows, 2048).to(dtype).to(device), torch.randn(2048, 2048).to(dtype).to(device)
+            a, w = (
+                torch.randn(rows, 2048).to(dtype).to(device),
+                torch.randn(2048, 2048).to(dtype).to(device),
+            )
             b = w.t()
             report[f"linear {rows}x2048x2048 {dtype}"] = {
-                "ours": milliseconds(lambda a=a, b=b: matmul.mm(a, b, split_size=plans.MATMUL_SPLIT), sync),
-                "simdgroup": milliseconds(lambda a=a, b=b: matmul.mm(a, b, split_size=plans.SIMDGROUP_SPLIT), sync),
+                "ours": milliseconds(
+                    lambda a=a, b=b: matmul.mm(a, b, split_size=plans.MATMUL_SPLIT), sync
+                ),
+                "simdgroup": milliseconds(
+                    lambda a=a, b=b: matmul.mm(a, b, split_size=plans.SIMDGROUP_SPLIT), sync
+                ),
                 "stock": milliseconds(lambda a=a, b=b: a @ b, sync),
                 "cpu_float64": milliseconds(
-                    lambda a=a, b=b: (a.cpu().double() @ b.cpu().double()).to(a.dtype).to(device), sync
+                    lambda a=a, b=b: (a.cpu().double() @ b.cpu().double()).to(a.dtype).to(device),
+                    sync,
                 ),
             }
     for rows, length in ((64, 1024), (4096, 4096)):
         x = torch.randn(rows, length).to(device)
         report[f"softmax {rows}x{length}"] = {
-            "ours": milliseconds(lambda x=x: softmax.softmax(x, 1, False, lanes=plans.ROW_LANES), sync),
+            "ours": milliseconds(
+                lambda x=x: softmax.softmax(x, 1, False, lanes=plans.ROW_LANES), sync
+            ),
             "stock": milliseconds(lambda x=x: x.softmax(1), sync),
         }
     for queries in (1, 512):
         q, k = torch.randn(1, 16, queries, 64).to(device), torch.randn(1, 16, 2048, 64).to(device)
         report[f"attention Lq={queries} Lk=2048"] = {
-            "ours": milliseconds(lambda q=q, k=k: attention.attention(q, k, k, split_size=plans.ATTENTION_SPLIT), sync),
-            "stock": milliseconds(lambda q=q, k=k: nn.functional.scaled_dot_product_attention(q, k, k), sync),
+            "ours": milliseconds(
+                lambda q=q, k=k: attention.attention(q, k, k, split_size=plans.ATTENTION_SPLIT),
+                sync,
+            ),
+            "stock": milliseconds(
+                lambda q=q, k=k: nn.functional.scaled_dot_product_attention(q, k, k), sync
+            ),
         }
     return report
 
@@ -163,7 +192,9 @@ def timings(device: str, sync: Callable[[], None]) -> dict[str, dict[str, float]
 def main() -> int:
     """Run everything; a part that raises is reported and the others still run."""
     if not torch.backends.mps.is_available():
-        print("DEVICE=mps needs a Mac with an Apple GPU and a PyTorch built for it", file=sys.stderr)
+        print(
+            "DEVICE=mps needs a Mac with an Apple GPU and a PyTorch built for it", file=sys.stderr
+        )
         return 1
     lowerings.mps.load()
     parts: dict[str, Callable[[], object]] = {

@@ -145,5 +145,5 @@ def test_refusals():
     q, k, v = qkv()
     with pytest.raises(ValueError, match="4 query heads over 3"):
         run(q, k[:, :1].expand(2, 3, -1, -1), v[:, :1].expand(2, 3, -1, -1))
-    with pytest.raises(ValueError, match="split_size=512.*built for 256"):
+    with pytest.raises(ValueError, match=r"split_size=512.*built for 256"):
         mps.attention(q, k, v, split_size=512)

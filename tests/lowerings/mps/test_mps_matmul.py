@@ -145,7 +145,7 @@ def test_control_a_split_chosen_from_m_is_caught(monkeypatch):
 
 def test_refusals_name_the_value_and_the_way_out(monkeypatch):
     a, b, _ = operands(4)
-    with pytest.raises(ValueError, match="split_size=64.*built for 128 or 16"):
+    with pytest.raises(ValueError, match=r"split_size=64.*built for 128 or 16"):
         matmul.mm(a, b, split_size=64)
     with pytest.raises(ValueError, match=r"torch.float64 is not available.*float32"):
         matmul.mm(a.double(), b.double(), split_size=SPLIT)

@@ -103,5 +103,5 @@ def test_a_compile_error_names_the_kernel(monkeypatch):
         raise SyntaxError("program_source:1: no")
 
     monkeypatch.setattr(library, "compile_text", refuse)
-    with pytest.raises(RuntimeError, match="refused scan with .*'T': 'float'"):
+    with pytest.raises(RuntimeError, match=r"refused scan with .*'T': 'float'"):
         library.load("scan", T="float")

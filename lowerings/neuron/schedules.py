@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from lowerings.neuron.plans import H_TILE, K_TILE, N_TILE, ROW_TILE, V_TILE
 
-PANEL = 2048  # columns of a row that one DMA brings; a multiple of every chunk, so it moves no boundary
+PANEL = (
+    2048  # columns of a row that one DMA brings; a multiple of every chunk, so it moves no boundary
+)
 HELD_BYTES = 96 * 1024  # per partition: half of the smallest SBUF (192 KiB)
 
 assert PANEL % H_TILE == 0

@@ -35,8 +35,10 @@ def attention(
             a, b = max(t0, q_pos0), min(t0 + ROW_TILE, end)
             q = load((q_bdt.shape[1], ROW_TILE), q_bdt[h, :, a - q_pos0 : b - q_pos0], 0, a - t0)
             rows = None if mask is None else mask[a - q_pos0 : b - q_pos0, :]
-            m, l, o = _tile(q, k_bds[kv, :, :], v_bsd[kv, :, :], rows, scale, causal, t0, a - t0)
-            res, row_lse = _finish(m, l, o, q_bdt.dtype)
+            m, total, o = _tile(
+                q, k_bds[kv, :, :], v_bsd[kv, :, :], rows, scale, causal, t0, a - t0
+            )
+            res, row_lse = _finish(m, total, o, q_bdt.dtype)
             span = (a - t0, b - t0)
             nisa.dma_copy(dst=out[h, a - q_pos0 : b - q_pos0, :], src=res[span[0] : span[1], :])
             nisa.dma_copy(dst=lse[h, a - q_pos0 : b - q_pos0, :], src=row_lse[span[0] : span[1], :])
@@ -48,7 +50,7 @@ def _tile(
 ) -> Any:
     """Return the running maximum, sum and weighted values of one query tile."""
     keys, value_dim = v_sd.shape
-    m, l, o = column(NEG), column(0.0), sbuf((ROW_TILE, value_dim), nl.float32)
+    m, total, o = column(NEG), column(0.0), sbuf((ROW_TILE, value_dim), nl.float32)
     nisa.memset(dst=o, value=0.0)
     for c0 in range(0, min(keys, t0 + ROW_TILE) if causal else keys, KV_TILE):
         s = _scores(q, k_ds, mask_ts, scale, c0, p0)
@@ -67,8 +69,8 @@ def _tile(
             reduce_cmd=nisa.reduce_cmd.reset_reduce,
         )
         nisa.tensor_scalar(
-            dst=l,
-            data=l,
+            dst=total,
+            data=total,
             op0=nl.multiply,
             operand0=alpha,
             op1=nl.add,
@@ -78,7 +80,7 @@ def _tile(
         values = _weighted_values(p, v_sd, c0)
         nisa.tensor_scalar(dst=o, data=o, op0=nl.multiply, operand0=alpha, engine=VECTOR)
         nisa.tensor_tensor(dst=o, data1=o, data2=values, op=nl.add, engine=VECTOR)
-    return m, l, o
+    return m, total, o
 
 
 def _scores(q: Any, k_ds: Any, mask_ts: Any, scale: float, c0: int, p0: int) -> Any:
@@ -138,13 +140,13 @@ def _weighted_values(p: Any, v_sd: Any, c0: int) -> Any:
     return values
 
 
-def _finish(m: Any, l: Any, o: Any, dtype: Any) -> Any:
+def _finish(m: Any, total: Any, o: Any, dtype: Any) -> Any:
     """Return the output and lse of a tile; a row that saw no key becomes 0, as in torch."""
     inverse, seen = sbuf((ROW_TILE, 1), nl.float32), sbuf((ROW_TILE, 1), nl.float32)
-    nisa.reciprocal(dst=inverse, data=l)
+    nisa.reciprocal(dst=inverse, data=total)
     nisa.tensor_scalar(dst=seen, data=m, op0=nl.greater, operand0=NEG / 2, engine=VECTOR)
     nisa.tensor_tensor(dst=inverse, data1=inverse, data2=seen, op=nl.multiply, engine=VECTOR)
     row_lse = sbuf((ROW_TILE, 1), nl.float32)
-    nisa.activation(dst=row_lse, op=nl.log, data=l)
+    nisa.activation(dst=row_lse, op=nl.log, data=total)
     nisa.tensor_tensor(dst=row_lse, data1=row_lse, data2=m, op=nl.add, engine=VECTOR)
     return scaled(o, inverse, dtype), row_lse

@@ -21,7 +21,7 @@ def matmul(
     for i in range(batch):
         for n0 in range(0, columns, N_TILE):
             n1 = min(columns, n0 + N_TILE)
-            panel = _panel(rhs_bkn, i, n0, n1) if hold_panel else None
+            panel = _panel(rhs_bkn, i, n0, n1) if hold_panel else []
             for m0 in range(0, rows, ROW_TILE):
                 m1 = min(rows, m0 + ROW_TILE)
                 acc = psum((ROW_TILE, N_TILE), nl.float32)

@@ -29,7 +29,7 @@ def row_reduce(x: Any, kind: str, factor: float) -> Any:
 @nki.jit
 def var_mean(x: Any, divisor: float) -> Any:
     """Return ``(sum of (x - mean)**2 / divisor, mean)``, each ``[M, 1]``, in two passes."""
-    rows, width = x.shape
+    rows = x.shape[0]
     var = nl.ndarray((rows, 1), dtype=x.dtype, buffer=nl.shared_hbm)
     mean = nl.ndarray((rows, 1), dtype=x.dtype, buffer=nl.shared_hbm)
     for m0 in range(0, rows, ROW_TILE):

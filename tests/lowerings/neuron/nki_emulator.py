@@ -252,7 +252,10 @@ def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def nc_transpose(*, dst: Tensor, data: Tensor, engine: engine) -> None:
-    need(engine is sys.modules[__name__].engine.tensor, "nc_transpose: name engine=nisa.engine.tensor")
+    need(
+        engine is sys.modules[__name__].engine.tensor,
+        "nc_transpose: name engine=nisa.engine.tensor",
+    )
     _engine_operands("nc_transpose", dst, data)
     need(data.buffer == "sbuf" and dst.buffer == "psum", "nc_transpose: reads SBUF, writes PSUM")
     need(dst.dtype == data.dtype, f"nc_transpose: dtypes differ, {dst.dtype} and {data.dtype}")
@@ -400,17 +403,17 @@ def _to_torch(t: Tensor) -> torch.Tensor:
     return torch.from_numpy(t.data).to(getattr(torch, t.dtype))
 
 
-_ISA = (
-    "dma_copy memset nc_matmul nc_transpose tensor_copy tensor_tensor tensor_scalar tensor_reduce"
-    " activation reciprocal affine_select reduce_cmd engine"
-).split()
-_WORDS = "add subtract multiply maximum exp log square rsqrt greater greater_equal float32".split()
+_ISA: dict[str, Any] = {
+    f.__name__: f
+    for f in (dma_copy, memset, nc_matmul, nc_transpose, tensor_copy, tensor_tensor, tensor_scalar)
+    + (tensor_reduce, activation, reciprocal, affine_select, reduce_cmd, engine)
+}
+_WORDS = ("float32", *_UNARY, *_BINARY, "greater_equal")
 
 
 def _modules() -> dict[str, types.ModuleType]:
     nki, isa, nl = (types.ModuleType(name) for name in ("nki", "nki.isa", "nki.language"))
-    here = sys.modules[__name__]
-    isa.__dict__.update({name: getattr(here, name) for name in _ISA})
+    isa.__dict__.update(_ISA)
     nl.__dict__.update({word: word for word in _WORDS})
     nl.__dict__.update(ndarray=ndarray, sbuf="sbuf", psum="psum", shared_hbm="hbm")
     nki.__dict__.update(jit=jit, isa=isa, language=nl)

@@ -29,8 +29,6 @@ _ADDS_UP = frozenset(
         "convolution",
         "sum",
         "mean",
-    )
-    + (
         "var",
         "var_mean",
         "std",
@@ -40,16 +38,12 @@ _ADDS_UP = frozenset(
         "logsumexp",
         "cumsum",
         "cumprod",
-    )
-    + (
         "softmax",
         "_softmax",
         "log_softmax",
         "_log_softmax",
         "native_layer_norm",
         "native_group_norm",
-    )
-    + (
         "_fused_rms_norm",
         "scaled_dot_product_attention",
         "scatter_add",

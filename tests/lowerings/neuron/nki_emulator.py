@@ -84,11 +84,12 @@ class Allocation:
 
     def __init__(self, buffer: str, bytes_: int) -> None:
         self.sbuf = bytes_ if buffer == "sbuf" else 0
-        self.banks = -(-bytes_ // BANK_BYTES) if buffer == "psum" else 0
-        need(self.banks <= 1, f"a PSUM tile of {bytes_} bytes per partition exceeds a bank of 2048")
+        self.banks = 1 if buffer == "psum" else 0
         MACHINE.sbuf_bytes += self.sbuf
         MACHINE.psum_banks += self.banks
         MACHINE.sbuf_peak = max(MACHINE.sbuf_peak, MACHINE.sbuf_bytes)
+        fits = not self.banks or bytes_ <= BANK_BYTES
+        need(fits, f"a PSUM tile of {bytes_} bytes per partition exceeds a bank of {BANK_BYTES}")
         limit = SBUF_BYTES[MACHINE.generation]
         need(
             MACHINE.sbuf_bytes <= limit,
@@ -172,8 +173,12 @@ def _add_up(terms: np.ndarray, shape: tuple[Any, ...]) -> np.ndarray:
             terms = np.concatenate([terms[0:-1:2] + terms[1::2], odd])
         return terms[0]
     if MACHINE.order == "blas":
-        return np.ones((1, len(terms)), F32) @ terms.reshape(len(terms), -1)
+        return _blas(np.ones((len(terms), 1), F32), terms.reshape(len(terms), -1))
     return np.add.accumulate(terms[_sequence(len(terms), shape)], axis=0)[-1]
+
+
+def _blas(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return (torch.from_numpy(a).t() @ torch.from_numpy(b)).numpy()
 
 
 def _sequence(n: int, shape: tuple[Any, ...]) -> np.ndarray:
@@ -241,7 +246,7 @@ def nc_matmul(*, dst: Tensor, stationary: Tensor, moving: Tensor, accumulate: bo
 def _product(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     shape = ("nc_matmul", *a.shape, b.shape[1])
     if MACHINE.order == "blas":
-        return a.T @ b
+        return _blas(a, b)
     if MACHINE.order == "pairwise":
         return _add_up(a[:, :, None] * b[:, None, :], shape)
     acc, term = None, np.empty((a.shape[1], b.shape[1]), F32)
@@ -405,8 +410,21 @@ def _to_torch(t: Tensor) -> torch.Tensor:
 
 _ISA: dict[str, Any] = {
     f.__name__: f
-    for f in (dma_copy, memset, nc_matmul, nc_transpose, tensor_copy, tensor_tensor, tensor_scalar)
-    + (tensor_reduce, activation, reciprocal, affine_select, reduce_cmd, engine)
+    for f in (
+        dma_copy,
+        memset,
+        nc_matmul,
+        nc_transpose,
+        tensor_copy,
+        tensor_tensor,
+        tensor_scalar,
+        tensor_reduce,
+        activation,
+        reciprocal,
+        affine_select,
+        reduce_cmd,
+        engine,
+    )
 }
 _WORDS = ("float32", *_UNARY, *_BINARY, "greater_equal")
 

@@ -59,8 +59,7 @@ def compile_graph(
 ) -> Callable[..., Any]:
     """Turn a rewritten graph into a boxed callable: retarget it, then let the ``inner`` backend compile it.
 
-    ``inner`` defaults to the backend of the inputs' device. It may not return a boxed function, the caller
-    (AOTAutograd) needs one.
+    ``inner`` defaults to the backend of the inputs' device. The result takes one list, as AOTAutograd asks.
 
     Raises:
         RuntimeError: a symbolic shape, no NeuronCore among the inputs, or no such backend.
@@ -71,8 +70,7 @@ def compile_graph(
         inner = INNER[_kind_of(example_inputs)]
         load()
     compiled = find_backend(inner)(retarget(gm), list(example_inputs))
-    if getattr(compiled, "_boxed_call", False):
-        return compiled  # type: ignore[no-any-return]
+    # a backend's result takes its inputs one by one, as Dynamo calls it; AOT's even when it says _boxed_call
     return make_boxed_func(compiled)  # type: ignore[no-any-return]
 
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from nki_emulator import machine
 from torch.fx import symbolic_trace
 
 import bi_inductor.ops
@@ -75,16 +76,19 @@ def run(function, batch):
     return function(list(batch))  # boxed: one list
 
 
-@pytest.mark.parametrize("inner", ["eager", "aot_eager", "inductor"])
-def test_rows_of_a_handed_over_graph_do_not_depend_on_the_batch(neuron_ops, inner):
+@pytest.mark.parametrize(
+    ("inner", "sizes"), [("eager", SIZES), ("aot_eager", SIZES), ("inductor", (1, 65))]
+)
+def test_rows_of_a_handed_over_graph_do_not_depend_on_the_batch(neuron_ops, inner, sizes):
     full_batch = inputs()
-    full = run(compiled(full_batch, inner), full_batch)
-    for got, wanted in zip(full, plain(*full_batch), strict=True):
-        assert torch.allclose(got, wanted, atol=1e-4)
-    for m in SIZES:
-        batch = (full_batch[0][:m], *full_batch[1:])
-        for part, whole in zip(run(compiled(batch, inner), batch), full, strict=True):
-            assert torch.equal(part, whole[:m]), m
+    with machine(order="blas"):
+        full = run(compiled(full_batch, inner), full_batch)
+        for got, wanted in zip(full, plain(*full_batch), strict=True):
+            assert torch.allclose(got, wanted, atol=1e-4)
+        for m in sizes:
+            batch = (full_batch[0][:m], *full_batch[1:])
+            for part, whole in zip(run(compiled(batch, inner), batch), full, strict=True):
+                assert torch.equal(part, whole[:m]), m
 
 
 def test_the_control_of_the_graph_test_fails():

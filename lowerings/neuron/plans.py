@@ -1,0 +1,69 @@
+"""What decides bits on a NeuronCore, as plain data. Imports no toolchain; change a number, raise the version.
+
+The size of every instruction belongs to the plan: no document gives the order of the additions inside one, so
+a row must meet the same instructions, of the same shapes, in the same sequence at every batch. Rows are
+therefore always padded to ``ROW_TILE`` and matmul columns to ``N_TILE`` on the chip; reduced extents are cut
+into the tiles below from position 0, their last piece may be short, and pieces are added left to right.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+PLAN_VERSION = 1
+
+ROW_TILE = 128  # rows of the batch: the partitions of one tile
+K_TILE = 128  # matmul: products in one pass of the tensor engine
+N_TILE = 512  # matmul columns: one PSUM bank of float32
+H_TILE = 128  # norms, variances and sums
+V_TILE = 512  # softmax
+KV_TILE = 512  # attention: keys in one softmax block
+MAX_HEAD = 128  # attention: the head dim is one pass
+NEG = -3.0e38  # score of a key that is not seen; finite, so that NEG - NEG is 0
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """Plan of one op of ``torch.ops.bi_inductor``: the keyword that carries its number, and the number."""
+
+    op: str
+    keyword: str
+    number: int
+    order: str
+
+
+PLANS = (
+    Row(op="mm", keyword="split_size", number=K_TILE, order="tiles-ascending"),
+    Row(op="bmm", keyword="split_size", number=K_TILE, order="tiles-ascending"),
+    Row(op="attention", keyword="split_size", number=KV_TILE, order="keys-in-blocks"),
+    Row(op="reduction", keyword="lanes", number=H_TILE, order="chunks-ascending"),
+    Row(op="var_mean", keyword="lanes", number=H_TILE, order="chunks-ascending"),
+    Row(op="layer_norm", keyword="lanes", number=H_TILE, order="chunks-ascending"),
+    Row(op="rms_norm", keyword="lanes", number=H_TILE, order="chunks-ascending"),
+    Row(op="softmax", keyword="lanes", number=V_TILE, order="chunks-ascending"),
+)
+
+#: kinds of ``bi_inductor.reduction`` that have a kernel
+REDUCTIONS = ("sum", "mean", "amax", "amin", "sum_squares", "mean_squares")
+
+
+def plan_of(op: str, dtype: torch.dtype = torch.float32) -> Row:
+    """Return the plan of an op such as ``"mm"``.
+
+    Raises:
+        ValueError: the op has no NKI kernel, or the dtype is none of ``DTYPES``.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(
+            f"bi_inductor.{op} of {dtype} has no Neuron kernel; the engines compute in float32: "
+            f"use one of {', '.join(str(d).removeprefix('torch.') for d in DTYPES)}"
+        )
+    for row in PLANS:
+        if row.op == op:
+            return row
+    raise ValueError(
+        f"bi_inductor.{op} has no Neuron kernel; there are kernels for "
+        f"{', '.join(row.op for row in PLANS)}. Keep this op on the host or out of the compiled region"
+    )

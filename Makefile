@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV   ?= .venv
 DEVICE ?= cpu
 BIN    := $(VENV)/bin
+OTHER_DEVICES = cuda mps neuron
 CACHE  := $(CURDIR)/.cache
 # one cache folder per checkout: compiled kernels are shared by every test of a run
 export TORCHINDUCTOR_CACHE_DIR ?= $(CACHE)/inductor
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install demo test test-fast lint bench accept clean
+.PHONY: install demo test test-fast test-mps test-neuron lint bench accept clean
 
 install: $(VENV)/.installed
 
@@ -33,8 +34,18 @@ lint: install
 test-fast: install lint
 	$(BIN)/pytest tests/graph -q
 
+# DEVICE=cpu: everything that this machine can run. DEVICE=mps: what the owner of a Mac runs.
+ifeq ($(DEVICE),mps)
+test: install
+	$(BIN)/python tests/lowerings/mps/on_device.py
+else
 test: test-fast
-	$(BIN)/pytest tests/lowerings tests/invariance -q --durations=15
+	$(BIN)/pytest tests/lowerings tests/invariance -q --durations=15 $(addprefix --ignore=tests/lowerings/,$(OTHER_DEVICES))
+endif
+
+# kernels of other devices, proved without them: Metal through a C++ shim (wants clang++), NKI through an emulator
+test-mps test-neuron: test-%: install
+	$(BIN)/pytest tests/lowerings/$* -q
 
 accept: install
 	EXPECTTEST_ACCEPT=1 $(BIN)/pytest tests/graph -q

@@ -22,7 +22,16 @@ from lowerings.cuda import attention, matmul, norm, schedules, softmax
 from lowerings.cuda.plans import CHAIN, KEY_SPLIT, LANES
 from lowerings.cuda.schedules import Attention, Gemm
 
-SHAPES = ((6144, 4096), (4096, 4096), (24576, 4096), (4096, 12288), (3072, 2048), (2048, 2048), (16384, 2048), (2048, 8192))
+SHAPES = (
+    (6144, 4096),
+    (4096, 4096),
+    (24576, 4096),
+    (4096, 12288),
+    (3072, 2048),
+    (2048, 2048),
+    (16384, 2048),
+    (2048, 8192),
+)
 SIZES = (1, 3, 16, 32, 64, 77, 96, 128, 192, 256, 384, 512, 1024, 1500, 2048, 4096, 8192)
 #: schedules that were tried beside the table's
 TRIED = (
@@ -80,13 +89,20 @@ def gemm() -> dict[str, object]:
             a = torch.randn(m, k, device="cuda").bfloat16()
             few = weights if m <= 512 else weights[:4]
             stock = micros([lambda w=w: a @ w.t() for w in few])
-            chosen = matmul._choose(a[None], few[0].t()[None], torch.empty(1, m, n, device="cuda", dtype=a.dtype), CHAIN)
+            chosen = matmul._choose(
+                a[None], few[0].t()[None], torch.empty(1, m, n, device="cuda", dtype=a.dtype), CHAIN
+            )
             times = {}
             for tile in dict.fromkeys((chosen, *TILES)):
                 if tile != chosen and not _sensible(tile, m):
                     continue
                 try:
-                    times[tile.text()] = micros([lambda w=w, t=tile: matmul.mm(a, w.t(), split_size=CHAIN, schedule=t) for w in few])
+                    times[tile.text()] = micros(
+                        [
+                            lambda w=w, t=tile: matmul.mm(a, w.t(), split_size=CHAIN, schedule=t)
+                            for w in few
+                        ]
+                    )
                 except Exception as error:  # a tried tile may not fit the chip
                     times[tile.text()] = math.inf
                     print(tile.text(), str(error)[:100], file=sys.stderr)
@@ -96,58 +112,99 @@ def gemm() -> dict[str, object]:
             ratios.append(stock / times[chosen.text()])
             best_ratios.append(stock / times[best])
             line.append(f" {ratios[-1]:.2f} ({best_ratios[-1]:.2f}) |")
-            results[f"{n}x{k} m{m}"] = {"stock": stock, "chosen": chosen.text(), "best": best, "times": times}
+            results[f"{n}x{k} m{m}"] = {
+                "stock": stock,
+                "chosen": chosen.text(),
+                "best": best,
+                "times": times,
+            }
         print("".join(line), flush=True)
     print("\nbest tiles:")
     for n, k in SHAPES:
         print(f"{n}x{k}:", "; ".join(f"{m} {results[f'{n}x{k} m{m}']['best']}" for m in SIZES))  # type: ignore[index]
     print("columns m:", *SIZES)
-    print(f"geomean chosen {statistics.geometric_mean(ratios):.3f} min {min(ratios):.2f}; best {statistics.geometric_mean(best_ratios):.3f} min {min(best_ratios):.2f}")
+    print(
+        f"geomean chosen {statistics.geometric_mean(ratios):.3f} min {min(ratios):.2f}; best {statistics.geometric_mean(best_ratios):.3f} min {min(best_ratios):.2f}"
+    )
     return results
 
 
 def _sensible(tile: Gemm, rows: int) -> bool:
     if tile.swap:
-        return rows <= tile.m and (rows > tile.m // 4 or tile.m == 16) or (tile.m == 64 and rows <= 128)
+        return (rows <= tile.m and (rows > tile.m // 4 or tile.m == 16)) or (
+            tile.m == 64 and rows <= 128
+        )
     if not tile.tma:
         return rows in (64, 256)
-    return rows > 32 and (rows >= 512 or tile.m * tile.n < 32768) and (rows <= 1500 or tile.m * tile.n >= 8192)
+    return (
+        rows > 32
+        and (rows >= 512 or tile.m * tile.n < 32768)
+        and (rows <= 1500 or tile.m * tile.n >= 8192)
+    )
 
 
 def attentions() -> dict[str, object]:
     results: dict[str, object] = {}
-    print("| attention | best stock us | ours us | ratio | best schedule (ratio) |\n|---|---|---|---|---|")
+    print(
+        "| attention | best stock us | ours us | ratio | best schedule (ratio) |\n|---|---|---|---|---|"
+    )
     cases = [("prefill", b, n, n) for b, n in ((1, 2048), (4, 2048), (1, 8192))]
-    cases += [("decode", b, 1, n) for b, n in ((1, 2048), (16, 2048), (64, 2048), (1, 8192), (16, 8192), (1, 65536))]
+    cases += [
+        ("decode", b, 1, n)
+        for b, n in ((1, 2048), (16, 2048), (64, 2048), (1, 8192), (16, 8192), (1, 65536))
+    ]
     for kind, b, queries, keys in cases:
         q = torch.randn(b, 32, queries, 128, device="cuda").bfloat16()
-        pairs = [(x, x.flip(0).clone()) for x in copies(torch.randn(b, 8, keys, 128, device="cuda").bfloat16(), most=12)]
+        pairs = [
+            (x, x.flip(0).clone())
+            for x in copies(torch.randn(b, 8, keys, 128, device="cuda").bfloat16(), most=12)
+        ]
         causal = kind == "prefill"
         stock = {}
         for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
             try:
                 with sdpa_kernel(backend):
-                    stock[backend.name] = micros([
-                        lambda k=k, v=v: functional.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
-                        for k, v in pairs
-                    ])
+                    stock[backend.name] = micros(
+                        [
+                            lambda k=k, v=v: functional.scaled_dot_product_attention(
+                                q, k, v, is_causal=causal, enable_gqa=True
+                            )
+                            for k, v in pairs
+                        ]
+                    )
             except RuntimeError as error:
                 print(backend.name, str(error)[:80], file=sys.stderr)
         least = min(stock.values())
-        choices = [Attention(m=m, warps=w, stages=s) for m, w in ((64, 4), (128, 8), (128, 4)) for s in (2, 3)]
+        choices = [
+            Attention(m=m, warps=w, stages=s)
+            for m, w in ((64, 4), (128, 8), (128, 4))
+            for s in (2, 3)
+        ]
         if not causal:
-            choices = [Attention(m=16, warps=w, stages=s, parallel=p) for w in (2, 4) for s in (2, 3, 4) for p in (True, False)]
+            choices = [
+                Attention(m=16, warps=w, stages=s, parallel=p)
+                for w in (2, 4)
+                for s in (2, 3, 4)
+                for p in (True, False)
+            ]
             if keys > 8192:
                 choices = [c for c in choices if c.parallel]
         times = {}
         for choice in (None, *choices):
-            times[str(choice)] = micros([
-                lambda k=k, v=v, c=choice: attention.attention(q, k, v, is_causal=causal, split_size=KEY_SPLIT, schedule=c)
-                for k, v in pairs
-            ])
+            times[str(choice)] = micros(
+                [
+                    lambda k=k, v=v, c=choice: attention.attention(
+                        q, k, v, is_causal=causal, split_size=KEY_SPLIT, schedule=c
+                    )
+                    for k, v in pairs
+                ]
+            )
         best = min(times, key=times.__getitem__)
         ours = times["None"]
-        print(f"| {kind} {b}x{keys} | {least:.1f} {stock} | {ours:.1f} | {least / ours:.2f} | {best} ({least / times[best]:.2f}) |", flush=True)
+        print(
+            f"| {kind} {b}x{keys} | {least:.1f} {stock} | {ours:.1f} | {least / ours:.2f} | {best} ({least / times[best]:.2f}) |",
+            flush=True,
+        )
         results[f"{kind} {b}x{keys}"] = {"stock": stock, "times": times}
     return results
 
@@ -180,7 +237,10 @@ def rows() -> dict[str, object]:
 
 
 def host() -> dict[str, object]:
-    a, w = torch.randn(16, 4096, device="cuda").bfloat16(), torch.randn(4096, 4096, device="cuda").bfloat16()
+    a, w = (
+        torch.randn(16, 4096, device="cuda").bfloat16(),
+        torch.randn(4096, 4096, device="cuda").bfloat16(),
+    )
     out = torch.empty(16, 4096, device="cuda", dtype=a.dtype)
     timed = {
         "choice": lambda: matmul._choose(a[None], w.t()[None], out[None], CHAIN),
@@ -209,11 +269,30 @@ def warm(index: int, count: int) -> None:
             matmul.mm(a, w.t(), split_size=CHAIN, schedule=tile)
         except Exception as error:
             print(tile.text(), repr(error)[:200], file=sys.stderr)
-    q, k = torch.randn(1, 32, 1024, 128, device="cuda").bfloat16(), torch.randn(1, 8, 1024, 128, device="cuda").bfloat16()
-    choices = [(True, Attention(m=m, warps=x, stages=s)) for m, x in ((64, 4), (128, 8), (128, 4)) for s in (2, 3)]
-    choices += [(False, Attention(m=16, warps=x, stages=s, parallel=p)) for x in (2, 4) for s in (2, 3, 4) for p in (True, False)]
+    q, k = (
+        torch.randn(1, 32, 1024, 128, device="cuda").bfloat16(),
+        torch.randn(1, 8, 1024, 128, device="cuda").bfloat16(),
+    )
+    choices = [
+        (True, Attention(m=m, warps=x, stages=s))
+        for m, x in ((64, 4), (128, 8), (128, 4))
+        for s in (2, 3)
+    ]
+    choices += [
+        (False, Attention(m=16, warps=x, stages=s, parallel=p))
+        for x in (2, 4)
+        for s in (2, 3, 4)
+        for p in (True, False)
+    ]
     for causal, choice in choices[index::count]:
-        attention.attention(q if causal else q[:, :, :1], k, k, is_causal=causal, split_size=KEY_SPLIT, schedule=choice)
+        attention.attention(
+            q if causal else q[:, :, :1],
+            k,
+            k,
+            is_causal=causal,
+            split_size=KEY_SPLIT,
+            schedule=choice,
+        )
     torch.cuda.synchronize()
 
 

@@ -57,7 +57,9 @@ def attention(
     if q.dim() == 3:
         # [H, L, D]: one sample
         out, lse = attention(
-            *(x[None] for x in (q, k, v)),
+            q[None],
+            k[None],
+            v[None],
             None if mask is None else mask[None] if mask.dim() == 3 else mask,
             is_causal=is_causal,
             scale=scale,
@@ -77,7 +79,11 @@ def attention(
     group = heads // kv_heads
     pieces = -(-keys // split_size)
     if schedule is None:
-        sms = 132 if _INTERPRETED else torch.cuda.get_device_properties(q.device).multi_processor_count
+        sms = (
+            132
+            if _INTERPRETED
+            else torch.cuda.get_device_properties(q.device).multi_processor_count
+        )
         schedule = schedules.attention(
             queries * group, batch * kv_heads, pieces, q.dtype, max(dim, value_dim), sms=sms
         )
@@ -85,7 +91,9 @@ def attention(
         schedule = dataclasses.replace(schedule, parallel=False)
     bounds = _bounds(mask, q, keys)
     rows = batch * heads * queries
-    parts = q.new_empty((rows * pieces, value_dim) if schedule.parallel else (0,), dtype=torch.float32)
+    parts = q.new_empty(
+        (rows * pieces, value_dim) if schedule.parallel else (0,), dtype=torch.float32
+    )
     stats = q.new_empty((rows * pieces, 2) if schedule.parallel else (0,), dtype=torch.float32)
     if scale is None:
         scale = 1 / math.sqrt(dim)
@@ -94,7 +102,14 @@ def attention(
     kernels.attend[grid](
         *(q, k, v, bounds.values, bounds.start, bounds.end, out, lse, parts, stats),
         *(heads, kv_heads, queries, keys, pieces, scale * math.log2(math.e)),
-        *(*q.stride(), *k.stride(), *v.stride(), *out.stride(), *bounds.strides, *bounds.start_strides),
+        *(
+            *q.stride(),
+            *k.stride(),
+            *v.stride(),
+            *out.stride(),
+            *bounds.strides,
+            *bounds.start_strides,
+        ),
         GROUP=group,
         IS_CAUSAL=is_causal,
         MASK=bounds.kind,
@@ -126,7 +141,13 @@ def attention(
 def _bounds(mask: Tensor | None, q: Tensor, keys: int) -> _Mask:
     if mask is None:
         return _Mask(
-            kind=0, values=q, strides=(0,) * 4, threshold=0.0, start=q, end=q, start_strides=(0,) * 3
+            kind=0,
+            values=q,
+            strides=(0,) * 4,
+            threshold=0.0,
+            start=q,
+            end=q,
+            start_strides=(0,) * 3,
         )
     is_bool = mask.dtype == torch.bool
     while mask.dim() < 4:

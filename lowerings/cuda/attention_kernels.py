@@ -18,16 +18,15 @@ _NOWHERE = tl.constexpr(1 << 30)
 def _kept(values, IS_BOOL: tl.constexpr, THRESHOLD: tl.constexpr):
     if IS_BOOL:
         return values != 0
-    else:
-        # models write finfo.min for -inf
-        return ~(values.to(tl.float32) <= THRESHOLD)
+    # models write finfo.min for -inf
+    return ~(values.to(tl.float32) <= THRESHOLD)
 
 
 @triton.jit
 def kept_range(
     mask_ptr, start_ptr, end_ptr, keys, heads, queries,
     mask_b, mask_h, mask_q, mask_k, IS_BOOL: tl.constexpr, THRESHOLD: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """First kept key and one past the last, for row ``pid`` of [B, H, Lq]; start = NOWHERE for a row without keys."""
     pid = tl.program_id(0)
     q = pid % queries
@@ -86,8 +85,11 @@ def _pieces(
         key = begin + lane
         inside = key < keys
         key64 = key.to(tl.int64)
-        k = tl.load(k_ptr + d[:, None] * k_col + key64[None, :] * k_row,
-                    mask=inside[None, :] & (d < D)[:, None], other=0.0)
+        k = tl.load(
+            k_ptr + d[:, None] * k_col + key64[None, :] * k_row,
+            mask=inside[None, :] & (d < D)[:, None],
+            other=0.0,
+        )
         if WIDEN:
             s = tl.dot(q.to(tl.float32), k.to(tl.float32), input_precision="ieee") * scale2
         else:
@@ -105,8 +107,11 @@ def _pieces(
         base = tl.where(m_new == float("-inf"), 0.0, m_new)
         p = tl.exp2(s - base[:, None])
         old = tl.exp2(m - base)
-        v = tl.load(v_ptr + key64[:, None] * v_row + dv[None, :] * v_col,
-                    mask=inside[:, None] & (dv < DV)[None, :], other=0.0)
+        v = tl.load(
+            v_ptr + key64[:, None] * v_row + dv[None, :] * v_col,
+            mask=inside[:, None] & (dv < DV)[None, :],
+            other=0.0,
+        )
         p = p.to(v.dtype)
         l = l * old[:, None]
         acc = acc * old[:, None]
@@ -127,14 +132,19 @@ def _pieces(
 
 
 @triton.jit
-def _store(out_ptr, lse_ptr, out_offset, lse_offset, m, l, acc, ok, dv, DV: tl.constexpr, out_col):
+def _store(
+    out_ptr, lse_ptr, out_offset, lse_offset, m, l, acc, ok, dv, DV: tl.constexpr, out_col
+) -> None:
     empty = l == 0.0
     safe = tl.where(empty, 1.0, l)
     out = tl.div_rn(acc, tl.broadcast_to(safe[:, None], acc.shape))
     out = tl.where(empty[:, None], 0.0, out)
     lse = tl.where(empty, 0.0, (m + tl.log2(safe)) * _LN2)
-    tl.store(out_ptr + out_offset[:, None] + dv[None, :] * out_col, out.to(out_ptr.dtype.element_ty),
-             mask=ok[:, None] & (dv < DV)[None, :])
+    tl.store(
+        out_ptr + out_offset[:, None] + dv[None, :] * out_col,
+        out.to(out_ptr.dtype.element_ty),
+        mask=ok[:, None] & (dv < DV)[None, :],
+    )
     tl.store(lse_ptr + lse_offset, lse, mask=ok)
 
 
@@ -148,7 +158,7 @@ def attend(
     GROUP: tl.constexpr, IS_CAUSAL: tl.constexpr, MASK: tl.constexpr, THRESHOLD: tl.constexpr,
     PARALLEL: tl.constexpr, BM: tl.constexpr, KEYS: tl.constexpr, SPLIT: tl.constexpr,
     D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr, WIDEN: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """BM rows (query, head of the group) of one kv head; with PARALLEL one piece each, stored for ``combine``."""
     tiles = tl.num_programs(0)
     # the longest rows of a causal call first
@@ -164,8 +174,11 @@ def attend(
     h64 = head.to(tl.int64)
     d = tl.arange(0, BD)
     dv = tl.arange(0, BDV)
-    q = tl.load(q_ptr + b * q_b + (h64 * q_h + q64 * q_row)[:, None] + d[None, :] * q_col,
-                mask=ok[:, None] & (d < D)[None, :], other=0.0)
+    q = tl.load(
+        q_ptr + b * q_b + (h64 * q_h + q64 * q_row)[:, None] + d[None, :] * q_col,
+        mask=ok[:, None] & (d < D)[None, :],
+        other=0.0,
+    )
     k_base = k_ptr + b * k_b + kv.to(tl.int64) * k_h
     v_base = v_ptr + b * v_b + kv.to(tl.int64) * v_h
     mask_rows = mask_ptr + b * mask_b + h64 * mask_h + q64 * mask_q
@@ -189,12 +202,40 @@ def attend(
             if PARALLEL:
                 stop = min(end, first + SPLIT)
             m, l, acc = _pieces(
-                q, k_base, v_base, mask_rows, keys, first, stop, query, mine, scale2,
-                k_row, k_col, v_row, v_col, mask_k,
-                IS_CAUSAL, MASK, THRESHOLD, BM, KEYS, SPLIT, D, DV, BD, BDV, WIDEN)
+                q,
+                k_base,
+                v_base,
+                mask_rows,
+                keys,
+                first,
+                stop,
+                query,
+                mine,
+                scale2,
+                k_row,
+                k_col,
+                v_row,
+                v_col,
+                mask_k,
+                IS_CAUSAL,
+                MASK,
+                THRESHOLD,
+                BM,
+                KEYS,
+                SPLIT,
+                D,
+                DV,
+                BD,
+                BDV,
+                WIDEN,
+            )
             if PARALLEL:
                 slot = flat * pieces + piece
-                tl.store(part_ptr + slot[:, None] * DV + dv[None, :], acc, mask=mine[:, None] & (dv < DV)[None, :])
+                tl.store(
+                    part_ptr + slot[:, None] * DV + dv[None, :],
+                    acc,
+                    mask=mine[:, None] & (dv < DV)[None, :],
+                )
                 tl.store(stat_ptr + slot * 2, m, mask=mine)
                 tl.store(stat_ptr + slot * 2 + 1, l, mask=mine)
             else:
@@ -207,12 +248,40 @@ def attend(
         if PARALLEL:
             end = min(end, first + SPLIT)
         m, l, acc = _pieces(
-            q, k_base, v_base, mask_rows, keys, first, end, query, ok, scale2,
-            k_row, k_col, v_row, v_col, mask_k,
-            IS_CAUSAL, MASK, THRESHOLD, BM, KEYS, SPLIT, D, DV, BD, BDV, WIDEN)
+            q,
+            k_base,
+            v_base,
+            mask_rows,
+            keys,
+            first,
+            end,
+            query,
+            ok,
+            scale2,
+            k_row,
+            k_col,
+            v_row,
+            v_col,
+            mask_k,
+            IS_CAUSAL,
+            MASK,
+            THRESHOLD,
+            BM,
+            KEYS,
+            SPLIT,
+            D,
+            DV,
+            BD,
+            BDV,
+            WIDEN,
+        )
         if PARALLEL:
             slot = flat * pieces + piece
-            tl.store(part_ptr + slot[:, None] * DV + dv[None, :], acc, mask=ok[:, None] & (dv < DV)[None, :])
+            tl.store(
+                part_ptr + slot[:, None] * DV + dv[None, :],
+                acc,
+                mask=ok[:, None] & (dv < DV)[None, :],
+            )
             tl.store(stat_ptr + slot * 2, m, mask=ok)
             tl.store(stat_ptr + slot * 2 + 1, l, mask=ok)
         else:
@@ -223,7 +292,7 @@ def attend(
 def combine(
     part_ptr, stat_ptr, out_ptr, lse_ptr, heads, queries, pieces, out_b, out_h, out_row, out_col,
     DV: tl.constexpr, BDV: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Merge the stored pieces of row ``pid`` of [B, H, Lq] in ascending order."""
     pid = tl.program_id(0)
     q = (pid % queries).to(tl.int64)
@@ -236,9 +305,13 @@ def combine(
     one = tl.arange(0, 1)
     for piece in range(pieces):
         slot = pid.to(tl.int64) * pieces + piece
-        part = tl.load(part_ptr + slot * DV + dv[None, :] + one[:, None], mask=(dv < DV)[None, :], other=0.0)
+        part = tl.load(
+            part_ptr + slot * DV + dv[None, :] + one[:, None], mask=(dv < DV)[None, :], other=0.0
+        )
         m_piece = tl.load(stat_ptr + slot * 2 + one)
         l_piece = tl.load(stat_ptr + slot * 2 + 1 + one)
         m, l, acc = _merge(m, l, acc, m_piece, l_piece, part)
     offset = b * out_b + h * out_h + q * out_row
-    _store(out_ptr, lse_ptr, offset + one, pid.to(tl.int64) + one, m, l, acc, one == 0, dv, DV, out_col)
+    _store(
+        out_ptr, lse_ptr, offset + one, pid.to(tl.int64) + one, m, l, acc, one == 0, dv, DV, out_col
+    )

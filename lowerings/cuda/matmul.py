@@ -113,7 +113,17 @@ def _product(
     batch, rows, columns = out.shape
     tiles = -(-rows // schedule.m) * -(-columns // schedule.n)
     kernels.product[(tiles, batch)](
-        *(a, b, out, out if bias is None else bias, rows, columns, a.shape[2], float(alpha), float(beta)),
+        *(
+            a,
+            b,
+            out,
+            out if bias is None else bias,
+            rows,
+            columns,
+            a.shape[2],
+            float(alpha),
+            float(beta),
+        ),
         *(*a.stride(), *b.stride(), *out.stride(), *((0, 0, 0) if bias is None else bias.stride())),
         GROUP=_GROUP,
         SWAP=schedule.swap,
@@ -174,7 +184,9 @@ def _launch_tma(
 def _choose(a: Tensor, b: Tensor, out: Tensor, split_size: int) -> Gemm:
     """What strides, sizes and alignment decide is looked up; only the addresses are looked at."""
     aligned = not (a.data_ptr() | b.data_ptr()) & 15
-    return _chosen(a.dtype, a.shape, a.stride(), b.stride(), out.shape[-1], split_size, aligned, a.device.index)
+    return _chosen(
+        a.dtype, a.shape, a.stride(), b.stride(), out.shape[-1], split_size, aligned, a.device.index
+    )
 
 
 @functools.lru_cache(1 << 14)
@@ -196,7 +208,14 @@ def _chosen(
     # a tensor copy wants one unit stride and the rest in steps of 16 bytes
     pitch = b_row if b_column == 1 else b_column if b_row == 1 else 1
     a_fits = a_strides[2] == 1 and a_strides[1] > 0 and a_strides[1] % steps == 0
-    tma = copies and one_chain and a_fits and pitch > 0 and pitch % steps == 0 and columns % steps == 0
+    tma = (
+        copies
+        and one_chain
+        and a_fits
+        and pitch > 0
+        and pitch % steps == 0
+        and columns % steps == 0
+    )
     return schedules.gemm(rows, columns, dtype, sms=sms, tma=tma, shared=shared)
 
 

@@ -5,8 +5,19 @@ import triton.language as tl
 
 
 @triton.jit
-def _epilogue(acc, bias_ptr, rows, columns, bias_row, bias_column, mask, alpha, beta,
-              HAS_BIAS: tl.constexpr, SCALED: tl.constexpr):
+def _epilogue(
+    acc,
+    bias_ptr,
+    rows,
+    columns,
+    bias_row,
+    bias_column,
+    mask,
+    alpha,
+    beta,
+    HAS_BIAS: tl.constexpr,
+    SCALED: tl.constexpr,
+):
     # an explicit fma whose addend is the product: nothing is left for the compiler to contract
     if SCALED:
         acc = acc * alpha
@@ -20,14 +31,22 @@ def _epilogue(acc, bias_ptr, rows, columns, bias_row, bias_column, mask, alpha, 
 
 
 @triton.jit
-def _chain(a_ptrs, b_ptrs, a_step, b_step, K, SWAP: tl.constexpr, SPLIT: tl.constexpr,
-           BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, EVEN: tl.constexpr,
-           WIDEN: tl.constexpr):
+def _chain(
+    a_ptrs,
+    b_ptrs,
+    a_step,
+    b_step,
+    K,
+    SWAP: tl.constexpr,
+    SPLIT: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    EVEN: tl.constexpr,
+    WIDEN: tl.constexpr,
+):
     """a_ptrs [BM, BK], b_ptrs [BK, BN]; with SWAP the result is transposed, [BN, BM]."""
-    if SWAP:
-        acc = tl.zeros((BN, BM), dtype=tl.float32)
-    else:
-        acc = tl.zeros((BM, BN), dtype=tl.float32)
+    acc = tl.zeros((BN, BM), dtype=tl.float32) if SWAP else tl.zeros((BM, BN), dtype=tl.float32)
     total = acc
     depth = tl.arange(0, BK)
     for k in range(0, K, BK):
@@ -45,10 +64,9 @@ def _chain(a_ptrs, b_ptrs, a_step, b_step, K, SWAP: tl.constexpr, SPLIT: tl.cons
             acc = tl.dot(tl.trans(b), tl.trans(a), acc, input_precision="ieee")
         else:
             acc = tl.dot(a, b, acc, input_precision="ieee")
-        if SPLIT > 0:
-            if (k + BK) % SPLIT == 0:
-                total += acc
-                acc = tl.zeros_like(acc)
+        if SPLIT > 0 and (k + BK) % SPLIT == 0:
+            total += acc
+            acc = tl.zeros_like(acc)
         a_ptrs += BK * a_step
         b_ptrs += BK * b_step
     if SPLIT > 0:
@@ -64,7 +82,7 @@ def product(
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
     SWAP: tl.constexpr, SPLIT: tl.constexpr, EVEN: tl.constexpr,
     HAS_BIAS: tl.constexpr, SCALED: tl.constexpr, WIDEN: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """One tile of ``out [B, M, N] = alpha * a [B, M, K] @ b [B, K, N] + beta * bias``, any strides."""
     pid = tl.program_id(0)
     batch = tl.program_id(1).to(tl.int64)
@@ -81,8 +99,12 @@ def product(
     # rows past the end read row 0 and are never stored
     safe_rows = tl.where(rows < M, rows, 0).to(tl.int64)
     safe_cols = tl.where(cols < N, cols, 0).to(tl.int64)
-    a_ptrs = a_ptr + batch * a_batch + safe_rows[:, None] * a_row + depth[None, :].to(tl.int64) * a_col
-    b_ptrs = b_ptr + batch * b_batch + depth[:, None].to(tl.int64) * b_row + safe_cols[None, :] * b_col
+    a_ptrs = (
+        a_ptr + batch * a_batch + safe_rows[:, None] * a_row + depth[None, :].to(tl.int64) * a_col
+    )
+    b_ptrs = (
+        b_ptr + batch * b_batch + depth[:, None].to(tl.int64) * b_row + safe_cols[None, :] * b_col
+    )
     acc = _chain(a_ptrs, b_ptrs, a_col, b_row, K, SWAP, SPLIT, BM, BN, BK, EVEN, WIDEN)
     if SWAP:
         r = rows[None, :].to(tl.int64)
@@ -91,9 +113,24 @@ def product(
         r = rows[:, None].to(tl.int64)
         c = cols[None, :].to(tl.int64)
     mask = (r < M) & (c < N)
-    acc = _epilogue(acc, bias_ptr + batch * bias_batch, r, c, bias_row, bias_col, mask, alpha, beta,
-                    HAS_BIAS, SCALED)
-    tl.store(out_ptr + batch * out_batch + r * out_row + c * out_col, acc.to(out_ptr.dtype.element_ty), mask=mask)
+    acc = _epilogue(
+        acc,
+        bias_ptr + batch * bias_batch,
+        r,
+        c,
+        bias_row,
+        bias_col,
+        mask,
+        alpha,
+        beta,
+        HAS_BIAS,
+        SCALED,
+    )
+    tl.store(
+        out_ptr + batch * out_batch + r * out_row + c * out_col,
+        acc.to(out_ptr.dtype.element_ty),
+        mask=mask,
+    )
 
 
 @triton.jit(do_not_specialize=["M"])
@@ -101,7 +138,7 @@ def product_tma(
     a_desc, b_desc, out_desc, bias_ptr, M, N, K, alpha, beta, bias_row, bias_col,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr, PROGRAMS: tl.constexpr,
     B_ROWS_ARE_COLUMNS: tl.constexpr, HAS_BIAS: tl.constexpr, SCALED: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Persistent form: tensor copies in and out. ``b_desc`` is over [N, K] when B_ROWS_ARE_COLUMNS."""
     tiles_m = tl.cdiv(M, BM)
     tiles_n = tl.cdiv(N, BN)
@@ -123,8 +160,19 @@ def product_tma(
         if HAS_BIAS or SCALED:
             r = (row0 + tl.arange(0, BM))[:, None].to(tl.int64)
             c = (col0 + tl.arange(0, BN))[None, :].to(tl.int64)
-            acc = _epilogue(acc, bias_ptr, r, c, bias_row, bias_col, (r < M) & (c < N), alpha, beta,
-                            HAS_BIAS, SCALED)
+            acc = _epilogue(
+                acc,
+                bias_ptr,
+                r,
+                c,
+                bias_row,
+                bias_col,
+                (r < M) & (c < N),
+                alpha,
+                beta,
+                HAS_BIAS,
+                SCALED,
+            )
         # two halves need half the shared memory of the staging buffer
         halves = tl.permute(tl.reshape(acc, (BM, 2, BN // 2)), (0, 2, 1))
         left, right = tl.split(halves)
@@ -138,11 +186,10 @@ def grouped_product(
     a_row, a_col, b_group, b_row, b_col, out_row,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
     SPLIT: tl.constexpr, EVEN: tl.constexpr, WIDEN: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Tile ``pid`` of the rows: the groups' own tiles follow one another, so a group never shares a tile."""
     pid = tl.program_id(1)
     before = 0
-    start = 0
     end = 0
     row0 = 0
     found = -1

@@ -11,14 +11,22 @@ from lowerings.cuda.rows import Rows, check, constants, programs
 
 
 def layer_norm(
-    x: Tensor, shape: Sequence[int], weight: Tensor | None, bias: Tensor | None, eps: float, *, lanes: int
+    x: Tensor,
+    shape: Sequence[int],
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    *,
+    lanes: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the norm over the last dims ``shape``, its mean and its reciprocal deviation.
 
     The statistics have x's dtype, or float32 when the weights are wider than x, as the op's fake kernel says.
     """
     mixed = weight is not None and weight.dtype != x.dtype
-    return _norm(x, shape, weight, bias, eps, lanes, torch.float32 if mixed else x.dtype, centred=True)
+    return _norm(
+        x, shape, weight, bias, eps, lanes, torch.float32 if mixed else x.dtype, centred=True
+    )
 
 
 def rms_norm(

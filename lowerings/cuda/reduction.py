@@ -82,7 +82,11 @@ def _exact(
             found = getattr(torch, kind)(x)
             return found.reshape((1,) * x.dim()) if keepdim else found
         return getattr(torch, kind)(x, dims[0], keepdim)
-    if kind == "sum" and not x.dtype.is_floating_point and not (dtype or torch.int64).is_floating_point:
+    if (
+        kind == "sum"
+        and not x.dtype.is_floating_point
+        and not (dtype or torch.int64).is_floating_point
+    ):
         return torch.sum(x, tuple(dims), keepdim, dtype=dtype)
     return None
 

@@ -48,13 +48,15 @@ def _total(ptrs, ok, shift, extent, s_r, SQUARES: tl.constexpr, SHIFTED: tl.cons
 def sum_rows(
     x_ptr, out_ptr, rows, inner, extent, s_outer, s_inner, s_r,
     KIND: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """KIND: sum, mean, sum_squares, mean_squares, norm1, norm2."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     ok = (row < rows)[:, None]
     ptrs = x_ptr + _base(tl.where(row < rows, row, 0), inner, s_outer, s_inner)
     SQUARES: tl.constexpr = KIND == "sum_squares" or KIND == "mean_squares" or KIND == "norm2"
-    total = _total(ptrs, ok, 0.0, extent, s_r, SQUARES, False, KIND == "norm1", ROWS, LANES, LOG, UNROLL)
+    total = _total(
+        ptrs, ok, 0.0, extent, s_r, SQUARES, False, KIND == "norm1", ROWS, LANES, LOG, UNROLL
+    )
     if KIND == "mean" or KIND == "mean_squares":
         total = tl.div_rn(total, tl.zeros_like(total) + extent)
     if KIND == "norm2":
@@ -66,7 +68,7 @@ def sum_rows(
 def var_mean_rows(
     x_ptr, var_ptr, mean_ptr, rows, inner, extent, divisor, s_outer, s_inner, s_r,
     ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Mean, then the squares of what is left over ``divisor``."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     ok = (row < rows)[:, None]
@@ -84,7 +86,7 @@ def norm_rows(
     x_ptr, weight_ptr, bias_ptr, out_ptr, mean_ptr, rstd_ptr, rows, extent, s_row, eps,
     CENTRED: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HELD: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """layer_norm (CENTRED) or rms_norm of rows with unit stride."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     ok = (row < rows)[:, None]
@@ -104,10 +106,7 @@ def norm_rows(
         mean = tl.div_rn(total, count)
         tl.store(mean_ptr + row[:, None], mean.to(mean_ptr.dtype.element_ty), mask=ok)
     if HELD:
-        if CENTRED:
-            left = tl.where(held_mask, held - mean, 0.0)
-        else:
-            left = held
+        left = tl.where(held_mask, held - mean, 0.0) if CENTRED else held
         square = by_pairs(left * left, ROWS, LANES, LOG)
     else:
         square = _total(ptrs, ok, mean, extent, 1, True, CENTRED, False, ROWS, LANES, LOG, UNROLL)
@@ -119,10 +118,7 @@ def norm_rows(
             r = begin + step * LANES + tl.arange(0, LANES)
             inside = r < extent
             mask = ok & inside[None, :]
-            if HELD:
-                x = held
-            else:
-                x = tl.load(ptrs + r[None, :], mask=mask, other=0.0).to(tl.float32)
+            x = held if HELD else tl.load(ptrs + r[None, :], mask=mask, other=0.0).to(tl.float32)
             y = (x - mean) * rstd if CENTRED else x * rstd
             if HAS_WEIGHT:
                 weight = tl.load(weight_ptr + r, mask=inside, other=0.0).to(tl.float32)[None, :]
@@ -140,7 +136,7 @@ def norm_rows(
 def softmax_rows(
     x_ptr, out_ptr, rows, inner, extent, s_outer, s_inner, s_r,
     LOG_OUT: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """The exact maximum, lanes of exp(x - max), then the quotient or the difference of logarithms."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     ok = (row < rows)[:, None]
@@ -151,7 +147,9 @@ def softmax_rows(
             r = begin + step * LANES + tl.arange(0, LANES)
             mask = ok & (r < extent)[None, :]
             at = offsets + r.to(tl.int64)[None, :] * s_r
-            top = tl.maximum(top, tl.load(x_ptr + at, mask=mask, other=float("-inf")).to(tl.float32))
+            top = tl.maximum(
+                top, tl.load(x_ptr + at, mask=mask, other=float("-inf")).to(tl.float32)
+            )
     top = tl.max(top, axis=1)[:, None]
     acc = tl.zeros((ROWS, LANES), tl.float32)
     for begin in range(0, extent, LANES * UNROLL):
@@ -170,10 +168,7 @@ def softmax_rows(
             mask = ok & (r < extent)[None, :]
             at = offsets + r.to(tl.int64)[None, :] * s_r
             x = tl.load(x_ptr + at, mask=mask, other=0.0).to(tl.float32)
-            if LOG_OUT:
-                y = x - top - total
-            else:
-                y = tl.exp(x - top) / total
+            y = x - top - total if LOG_OUT else tl.exp(x - top) / total
             tl.store(out_ptr + at, y.to(out_ptr.dtype.element_ty), mask=mask)
 
 
@@ -181,12 +176,14 @@ def softmax_rows(
 def softmax_held(
     x_ptr, out_ptr, rows, inner, extent, s_outer, s_inner, s_r,
     LOG_OUT: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """The form of ``softmax_rows`` for a row of at most LANES elements: read once."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     r = tl.arange(0, LANES)
     mask = (row < rows)[:, None] & (r < extent)[None, :]
-    at = _base(tl.where(row < rows, row, 0), inner, s_outer, s_inner) + r.to(tl.int64)[None, :] * s_r
+    at = (
+        _base(tl.where(row < rows, row, 0), inner, s_outer, s_inner) + r.to(tl.int64)[None, :] * s_r
+    )
     x = tl.load(x_ptr + at, mask=mask, other=float("-inf")).to(tl.float32)
     x = x - tl.max(x, axis=1)[:, None]
     e = tl.where(mask, tl.exp(x), 0.0)
@@ -197,7 +194,7 @@ def softmax_held(
 
 @triton.jit(do_not_specialize=["rows"])
 def top_part(x_ptr, part_ptr, rows, extent, PARTS: tl.constexpr, WIDTH: tl.constexpr, LANES: tl.constexpr,
-             UNROLL: tl.constexpr):  # fmt: skip
+             UNROLL: tl.constexpr) -> None:  # fmt: skip
     """Maximum of the lanes [part * WIDTH, ...) of one contiguous row."""
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
@@ -213,7 +210,7 @@ def top_part(x_ptr, part_ptr, rows, extent, PARTS: tl.constexpr, WIDTH: tl.const
 
 @triton.jit(do_not_specialize=["rows"])
 def exp_part(x_ptr, top_ptr, part_ptr, rows, extent, PARTS: tl.constexpr, WIDTH: tl.constexpr,
-             LOG: tl.constexpr, LANES: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
+             LOG: tl.constexpr, LANES: tl.constexpr, UNROLL: tl.constexpr) -> None:  # fmt: skip
     """Sum of exp(x - max) over the same lanes: a subtree of the row's."""
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
@@ -223,7 +220,9 @@ def exp_part(x_ptr, top_ptr, part_ptr, rows, extent, PARTS: tl.constexpr, WIDTH:
     for begin in range(0, extent, LANES * UNROLL):
         for step in tl.static_range(UNROLL):
             r = begin + step * LANES + lane
-            x = tl.load(x_ptr + row * extent + r, mask=r < extent, other=float("-inf")).to(tl.float32)
+            x = tl.load(x_ptr + row * extent + r, mask=r < extent, other=float("-inf")).to(
+                tl.float32
+            )
             acc += tl.where(r < extent, tl.exp(x - top), 0.0)
     total = by_pairs(acc[None, :], 1, WIDTH, LOG)
     one = tl.arange(0, 1)
@@ -232,7 +231,7 @@ def exp_part(x_ptr, top_ptr, part_ptr, rows, extent, PARTS: tl.constexpr, WIDTH:
 
 @triton.jit(do_not_specialize=["rows"])
 def softmax_write(x_ptr, top_ptr, part_ptr, out_ptr, rows, extent, LOG_OUT: tl.constexpr,
-                  PARTS: tl.constexpr, LOG: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+                  PARTS: tl.constexpr, LOG: tl.constexpr, BLOCK: tl.constexpr) -> None:  # fmt: skip
     """The top of the tree, and one block of the row's quotients or differences."""
     row = tl.program_id(0).to(tl.int64)
     parts = row * PARTS + tl.arange(0, PARTS)
@@ -242,8 +241,5 @@ def softmax_write(x_ptr, top_ptr, part_ptr, out_ptr, rows, extent, LOG_OUT: tl.c
         total = tl.log(total)
     r = (tl.program_id(1) * BLOCK + tl.arange(0, BLOCK))[None, :]
     x = tl.load(x_ptr + row * extent + r, mask=r < extent, other=0.0).to(tl.float32)
-    if LOG_OUT:
-        y = x - top - total
-    else:
-        y = tl.exp(x - top) / total
+    y = x - top - total if LOG_OUT else tl.exp(x - top) / total
     tl.store(out_ptr + row * extent + r, y.to(out_ptr.dtype.element_ty), mask=r < extent)

@@ -95,7 +95,11 @@ def gemm(
         found = _MIDDLE_64[1]
     else:
         found = _fitting(POINTERS, rows, columns, sms)
-    return found if found.shared_bytes(2) + (found.m * found.n * 2 if found.tma else 0) <= shared else POINTERS[0]
+    return (
+        found
+        if found.shared_bytes(2) + (found.m * found.n * 2 if found.tma else 0) <= shared
+        else POINTERS[0]
+    )
 
 
 def _tensor_copies(rows: int, columns: int, sms: int) -> Gemm:
@@ -139,12 +143,18 @@ def attention(
         few = sequences < 4 * sms
         return Attention(m=16, warps=4, stages=2 if dim > 128 else 3, parallel=few and pieces > 1)
     if dtype == torch.float32:
-        return Attention(m=16, warps=4, stages=2, parallel=pieces > 1 and sequences * rows < 16 * sms)
+        return Attention(
+            m=16, warps=4, stages=2, parallel=pieces > 1 and sequences * rows < 16 * sms
+        )
     wide = dim > 128
-    tile = 32 if rows <= 32 else 64 if wide or rows <= 64 or -(-rows // 128) * sequences < sms else 128
+    tile = (
+        32 if rows <= 32 else 64 if wide or rows <= 64 or -(-rows // 128) * sequences < sms else 128
+    )
     alone = -(-rows // tile) * sequences * 2 >= sms
     warps = 8 if tile == 128 or wide else 4
-    return Attention(m=tile, warps=warps, stages=2 if wide else 3, parallel=pieces > 1 and not alone)
+    return Attention(
+        m=tile, warps=warps, stages=2 if wide else 3, parallel=pieces > 1 and not alone
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,9 @@ from lowerings.cuda.plans import LANES
 from lowerings.cuda.rows import Rows, check, constants, programs, rows_of
 
 
-def softmax(x: Tensor, dim: int, log: bool, *, dtype: torch.dtype | None = None, lanes: int) -> Tensor:
+def softmax(
+    x: Tensor, dim: int, log: bool, *, dtype: torch.dtype | None = None, lanes: int
+) -> Tensor:
     """Return the softmax (its logarithm with ``log``) of ``x`` over ``dim``, in ``dtype`` or x's own."""
     check(x, lanes, "softmax")
     x = x.contiguous()
@@ -31,10 +33,19 @@ def _wide(x: Tensor, out: Tensor, view: Rows, log: bool) -> None:
     parts = schedules.softmax_parts(view.rows)
     width = LANES // parts
     tops, sums = x.new_empty((2, view.rows, parts), dtype=torch.float32)
-    shared = {"PARTS": parts, "WIDTH": width, "LANES": LANES, "UNROLL": 4, "num_warps": max(1, width // 256)}
+    shared = {
+        "PARTS": parts,
+        "WIDTH": width,
+        "LANES": LANES,
+        "UNROLL": 4,
+        "num_warps": max(1, width // 256),
+    }
     kernels.top_part[(view.rows, parts)](x, tops, view.rows, view.extent, **shared)
     kernels.exp_part[(view.rows, parts)](
-        *(x, tops, sums, view.rows, view.extent), LOG=width.bit_length() - 1, enable_fp_fusion=False, **shared
+        *(x, tops, sums, view.rows, view.extent),
+        LOG=width.bit_length() - 1,
+        enable_fp_fusion=False,
+        **shared,
     )
     kernels.softmax_write[(view.rows, -(-view.extent // 4096))](
         *(x, tops, sums, out, view.rows, view.extent),

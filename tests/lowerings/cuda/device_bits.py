@@ -48,20 +48,37 @@ def gemm() -> None:
         exact = a.double() @ w.double().t()
         outs = [matmul.mm(a, w.t(), split_size=1024, schedule=tile) for tile in schedules.FLOAT32]
         report(f"float32 {n}x{k} all tiles", [(out, outs[0]) for out in outs])
-        report(f"float32 {n}x{k} rows", [(matmul.mm(a[:m], w.t(), split_size=1024), outs[0][:m]) for m in ROWS])
+        report(
+            f"float32 {n}x{k} rows",
+            [(matmul.mm(a[:m], w.t(), split_size=1024), outs[0][:m]) for m in ROWS],
+        )
         ours, stock = ((x.double() - exact).abs().max().item() for x in (outs[0], a @ w.t()))
         print(f"        float32 {n}x{k} max error ours {ours:.2e} cuBLAS {stock:.2e}")
     a, w = data("normal", 1000, 4096, torch.bfloat16), data("normal", 4096, 4096, torch.bfloat16)
-    report("control: cuBLAS 4096x4096", [(a[:m] @ w.t(), (a @ w.t())[:m]) for m in ROWS], wanted=False)
-    a, b = data("normal", 600, 512, torch.bfloat16), torch.randn(8, 512, 256, device="cuda").bfloat16()
+    report(
+        "control: cuBLAS 4096x4096", [(a[:m] @ w.t(), (a @ w.t())[:m]) for m in ROWS], wanted=False
+    )
+    a, b = (
+        data("normal", 600, 512, torch.bfloat16),
+        torch.randn(8, 512, 256, device="cuda").bfloat16(),
+    )
     offs = torch.tensor([0, 3, 100, 228, 300, 301, 480, 600], device="cuda", dtype=torch.int32)
     out = matmul.grouped_mm(a, b, offs, split_size=CHAIN)
     lefts = [0, *offs.tolist()[:-1]]
-    pairs = [(out[i:j], matmul.mm(a[i:j], b[g], split_size=CHAIN)) for g, (i, j) in enumerate(zip(lefts, offs.tolist()))]
+    pairs = [
+        (out[i:j], matmul.mm(a[i:j], b[g], split_size=CHAIN))
+        for g, (i, j) in enumerate(zip(lefts, offs.tolist(), strict=False))
+    ]
     report("grouped = mm of each group", pairs)
     x = torch.randn(16, 5, 64, device="cuda").bfloat16()
     y = torch.randn(16, 64, 100, device="cuda").bfloat16()
-    report("bmm = mm", [(matmul.bmm(x, y, split_size=CHAIN)[i], matmul.mm(x[i], y[i], split_size=CHAIN)) for i in range(16)])
+    report(
+        "bmm = mm",
+        [
+            (matmul.bmm(x, y, split_size=CHAIN)[i], matmul.mm(x[i], y[i], split_size=CHAIN))
+            for i in range(16)
+        ],
+    )
 
 
 def _gemm_shape(dtype: torch.dtype, n: int, k: int) -> None:
@@ -72,17 +89,33 @@ def _gemm_shape(dtype: torch.dtype, n: int, k: int) -> None:
         bias = torch.randn(n, device="cuda").to(dtype)
         whole = matmul.mm(a, w.t(), bias, split_size=CHAIN, schedule=tiles[0])
         name = f"{str(dtype)[6:]} {n}x{k} {kind}"
-        pairs = [(matmul.mm(a, w.t(), bias, split_size=CHAIN, schedule=tile), whole) for tile in tiles]
+        pairs = [
+            (matmul.mm(a, w.t(), bias, split_size=CHAIN, schedule=tile), whole) for tile in tiles
+        ]
         report(f"{name} {len(tiles)} tiles", pairs)
-        report(f"{name} rows", [(matmul.mm(a[:m], w.t(), bias, split_size=CHAIN), whole[:m]) for m in ROWS])
+        report(
+            f"{name} rows",
+            [(matmul.mm(a[:m], w.t(), bias, split_size=CHAIN), whole[:m]) for m in ROWS],
+        )
         if kind == "normal":
             wt = w.t().contiguous()
-            report(f"{name} [K, N]", [(matmul.mm(a[:m], wt, bias, split_size=CHAIN), whole[:m]) for m in ROWS])
+            report(
+                f"{name} [K, N]",
+                [(matmul.mm(a[:m], wt, bias, split_size=CHAIN), whole[:m]) for m in ROWS],
+            )
             shifted = torch.empty(a.numel() + 1, dtype=dtype, device="cuda")[1:].view_as(a).copy_(a)
-            report(f"{name} misaligned", [(matmul.mm(shifted[:m], w.t(), bias, split_size=CHAIN), whole[:m]) for m in ROWS])
+            report(
+                f"{name} misaligned",
+                [(matmul.mm(shifted[:m], w.t(), bias, split_size=CHAIN), whole[:m]) for m in ROWS],
+            )
             exact = torch.addmm(bias.double(), a.double(), w.double().t())
-            errors = [(x.double() - exact).abs().mean().item() for x in (whole, torch.addmm(bias, a, w.t()))]
-            print(f"        {name} mean error ours {errors[0]:.3e} cuBLAS {errors[1]:.3e}", flush=True)
+            errors = [
+                (x.double() - exact).abs().mean().item()
+                for x in (whole, torch.addmm(bias, a, w.t()))
+            ]
+            print(
+                f"        {name} mean error ours {errors[0]:.3e} cuBLAS {errors[1]:.3e}", flush=True
+            )
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, **kwargs: object) -> Tensor:
@@ -90,7 +123,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, **kwargs
 
 
 def attentions() -> None:
-    for dtype, dims in ((torch.bfloat16, (64, 96, 128, 256)), (torch.float16, (128,)), (torch.float32, (64,))):
+    for dtype, dims in (
+        (torch.bfloat16, (64, 96, 128, 256)),
+        (torch.float16, (128,)),
+        (torch.float32, (64,)),
+    ):
         for dim in dims:
             if len(sys.argv) < 3 or f"{str(dtype)[6:]}-{dim}" in sys.argv[2:]:
                 _attention_dim(dtype, dim)
@@ -103,24 +140,51 @@ def _attention_dim(dtype: torch.dtype, dim: int, length: int = 1100) -> None:
     name = f"attention {str(dtype)[6:]} d{dim}"
     stock = torch.nn.functional.scaled_dot_product_attention
     exact = stock(*(x.double() for x in (q, k, v)), is_causal=True, enable_gqa=True)
-    errors = [(x.double() - exact).abs().mean().item() for x in (whole, stock(q, k, v, is_causal=True, enable_gqa=True))]
+    errors = [
+        (x.double() - exact).abs().mean().item()
+        for x in (whole, stock(q, k, v, is_causal=True, enable_gqa=True))
+    ]
     print(f"        {name} mean error ours {errors[0]:.3e} stock {errors[1]:.3e}", flush=True)
     tiles = [(16, 4), (32, 4), (64, 4), (64, 8)] + ([(128, 8)] if dim <= 128 else [])
     if dtype == torch.float32:
         tiles = [(16, 4), (32, 8)]
-    choices = [schedules.Attention(m=m, warps=w, stages=2, parallel=p) for m, w in tiles for p in (False, True)]
-    report(f"{name} {len(choices)} schedules", [(attend(q, k, v, is_causal=True, schedule=s), whole) for s in choices])
+    choices = [
+        schedules.Attention(m=m, warps=w, stages=2, parallel=p)
+        for m, w in tiles
+        for p in (False, True)
+    ]
+    report(
+        f"{name} {len(choices)} schedules",
+        [(attend(q, k, v, is_causal=True, schedule=s), whole) for s in choices],
+    )
     places = (0, 1, 15, 63, 64, 127, 511, 512, 513, 700, 1023, 1024, 1099)
-    decode = [(attend(q[:, :, p : p + 1], k[:, :, : p + 1], v[:, :, : p + 1]), whole[:, :, p : p + 1]) for p in places]
+    decode = [
+        (attend(q[:, :, p : p + 1], k[:, :, : p + 1], v[:, :, : p + 1]), whole[:, :, p : p + 1])
+        for p in places
+    ]
     report(f"{name} decode = prefill", decode)
-    report(f"{name} batch", [(attend(q[i : i + 1], k[i : i + 1], v[i : i + 1], is_causal=True), whole[i : i + 1]) for i in (0, 1)])
+    report(
+        f"{name} batch",
+        [
+            (attend(q[i : i + 1], k[i : i + 1], v[i : i + 1], is_causal=True), whole[i : i + 1])
+            for i in (0, 1)
+        ],
+    )
     spans = ((0, 300), (300, 520), (520, 1100), (1000, 1003))
     causal = torch.ones(length, length, dtype=torch.bool, device="cuda").tril()
-    report(f"{name} chunk = prefill", [(attend(q[:, :, i:j], k, v, causal[i:j]), whole[:, :, i:j]) for i, j in spans])
+    report(
+        f"{name} chunk = prefill",
+        [(attend(q[:, :, i:j], k, v, causal[i:j]), whole[:, :, i:j]) for i, j in spans],
+    )
     wide = [torch.nn.functional.pad(x, (0, 0, 37, 200)) for x in (k, v)]
     kept = torch.nn.functional.pad(causal, (37, 200))
-    report(f"{name} padded and cached", [(attend(q[:, :, i:j], *wide, kept[i:j]), whole[:, :, i:j]) for i, j in spans])
-    added = torch.zeros(kept.shape, dtype=dtype, device="cuda").masked_fill(~kept, torch.finfo(dtype).min)
+    report(
+        f"{name} padded and cached",
+        [(attend(q[:, :, i:j], *wide, kept[i:j]), whole[:, :, i:j]) for i, j in spans],
+    )
+    added = torch.zeros(kept.shape, dtype=dtype, device="cuda").masked_fill(
+        ~kept, torch.finfo(dtype).min
+    )
     for i, j in spans:
         for m, warps in ((16, 4), (32, 4), (64, 4), (64, 8)):
             for parallel in (False, True):
@@ -128,9 +192,14 @@ def _attention_dim(dtype: torch.dtype, dim: int, length: int = 1100) -> None:
                 masked = attend(q[:, :, i:j], k, v, causal[i:j], schedule=choice)
                 at = (masked != whole[:, :, i:j]).nonzero().tolist()[:3]
                 if at:
-                    values = [(masked[tuple(p)].item(), whole[:, :, i:j][tuple(p)].item()) for p in at]
+                    values = [
+                        (masked[tuple(p)].item(), whole[:, :, i:j][tuple(p)].item()) for p in at
+                    ]
                     print(f"        differs: span {i}:{j} {choice} at {at} {values}")
-    report(f"{name} additive", [(attend(q[:, :, i:j], *wide, added[i:j]), whole[:, :, i:j]) for i, j in spans])
+    report(
+        f"{name} additive",
+        [(attend(q[:, :, i:j], *wide, added[i:j]), whole[:, :, i:j]) for i, j in spans],
+    )
 
 
 def rows() -> None:
@@ -151,7 +220,10 @@ def rows() -> None:
             shifted = torch.empty(x.numel() + 1, dtype=dtype, device="cuda")[1:].view_as(x).copy_(x)
             for name, make in makers.items():
                 whole = make(x)
-                pairs = [(make(x[:m]), whole[:m]) for m in ROWS if m <= len(x)] + [(make(x[5:6]), whole[5:6]), (make(shifted), whole)]
+                pairs = [(make(x[:m]), whole[:m]) for m in ROWS if m <= len(x)] + [
+                    (make(x[5:6]), whole[5:6]),
+                    (make(shifted), whole),
+                ]
                 if name in ("sum", "mean_squares", "var"):
                     pairs.append((make(x.t().contiguous().t()), whole))
                     pairs.append((make(x.t().contiguous().t()[:1]), whole[:1]))

@@ -20,7 +20,11 @@ _PARALLEL = schedules.Attention(m=32, warps=4, stages=2, parallel=True)
 
 def _inputs(queries: int, keys: int, dim: int = 24) -> tuple[Tensor, Tensor, Tensor]:
     torch.manual_seed(0)
-    return torch.randn(2, 4, queries, dim), torch.randn(2, 2, keys, dim), torch.randn(2, 2, keys, dim)
+    return (
+        torch.randn(2, 4, queries, dim),
+        torch.randn(2, 2, keys, dim),
+        torch.randn(2, 2, keys, dim),
+    )
 
 
 def _exact(q: Tensor, k: Tensor, v: Tensor, **kwargs: object) -> Tensor:
@@ -45,7 +49,9 @@ def test_left_padding_and_capacity_change_no_bit(schedule: schedules.Attention) 
     keep[..., 37:557] = True
     added = torch.zeros(627).masked_fill(~keep[0, 0, 0], torch.finfo(torch.float32).min)
     for mask in (keep, added):
-        out, lse_padded = attention(q, wide_k, wide_v, mask, split_size=KEY_SPLIT, schedule=schedule)
+        out, lse_padded = attention(
+            q, wide_k, wide_v, mask, split_size=KEY_SPLIT, schedule=schedule
+        )
         assert torch.equal(out, alone)
         assert torch.equal(lse_padded, lse)
 
@@ -64,5 +70,6 @@ def test_row_without_keys_is_zero() -> None:
     q, k, v = _inputs(2, 8)
     mask = torch.tensor([[False] * 8, [True] * 8])
     out, lse = attention(q, k, v, mask, split_size=KEY_SPLIT)
-    assert not out[:, :, 0].any() and not lse[:, :, 0].any()
+    assert not out[:, :, 0].any()
+    assert not lse[:, :, 0].any()
     assert out[:, :, 1].any()

@@ -31,7 +31,9 @@ def test_sum_follows_the_plan_bitwise(extent: int) -> None:
     out = reduction.reduction(x, "sum", [1], lanes=LANES)
     assert torch.equal(out, torch.stack([_in_plan_order(row) for row in x]))
     assert torch.equal(reduction.reduction(x.t(), "sum", [0], lanes=LANES), out)
-    assert torch.equal(reduction.reduction(torch.nn.functional.pad(x, (0, 300)), "sum", [1], lanes=LANES), out)
+    assert torch.equal(
+        reduction.reduction(torch.nn.functional.pad(x, (0, 300)), "sum", [1], lanes=LANES), out
+    )
 
 
 @pytest.mark.parametrize("dims", [[0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]])

@@ -24,6 +24,8 @@ constexpr int64_t kBlockCols = kBlockTiles * kTileCols;
 constexpr int64_t kWideCols = 12 * kBlockCols;
 constexpr int64_t kDirectRows = 32;           // b is read in place up to here: packing it would not pay
 constexpr int64_t kDirectBytes = 2 << 20;     // largest packed a of a direct region
+constexpr int64_t kAheadBytes = 256 << 10;    // direct tiles prefetch the next tile up to this size, else
+constexpr int64_t kNearBytes = 1024;          // this far along the same column
 constexpr double kWorkPerThread = 128 * 1024; // multiply-adds; below this a thread costs more than it gives
 
 struct Region {
@@ -125,6 +127,8 @@ class Product {
   void direct_tiles(const Region& r, const Panels& a, int64_t n, int cols, bool single, Sum* totals,
                     int64_t tiles) const {
     TileArgs<T> args{};
+    const int64_t tile_bytes = cols * p_.b.col_stride * static_cast<int64_t>(sizeof(Stored));
+    args.ahead = tile_bytes <= kAheadBytes ? tile_bytes : kNearBytes;
     for (int64_t k0 = 0; k0 < p_.k; k0 += p_.split) {
       const int64_t kc = std::min(p_.split, p_.k - k0);
       for (int j = 0; j < cols; j++) args.rows[j] = b_at(r.batch, k0, std::min(n + j, r.n1 - 1));
@@ -144,7 +148,7 @@ class Product {
   // Few rows, columns of b side by side in memory: rows of b stream through accumulators in cache.
   void stream(const Region& r) const {
     Scratch scratch;
-    const int64_t rows = r.m1 - r.m0, width = stream_cols<T>(rows);
+    const int64_t rows = r.m1 - r.m0, width = stream_cols(rows);
     char* a_data = scratch.take<char>(row_bytes() * rows);
     const Panels a{a_data, vectors(p_.k), rows, 1, false};  // one row per panel
     pack<T>(a_at(r.batch, r.m0, 0), p_.a.row_stride, p_.a.col_stride, p_.k, a);

@@ -6,7 +6,6 @@
 namespace bi::gemm {
 
 constexpr int kTileSize = 32;  // sums kept per tile; row i of a tile starts at i * NR
-constexpr int kPrefetchBytes = 1024;
 
 // One chunk of one tile. Panels are [vectors][rows][64 bytes]; a direct b is NR pointers into memory.
 template <class T>
@@ -17,7 +16,8 @@ struct TileArgs {
   int64_t vectors;                     // whole vectors of k
   int tail;                            // k left after them (direct kernels; packed panels are padded)
   bool first;                          // first chunk: set the sums, later: add to them
-  bool prefetch;                       // direct kernels: pull the columns ahead from memory
+  bool prefetch;                       // direct kernels: pull b into L2, `ahead` bytes further on
+  int64_t ahead;
   typename T::Sum* sums;               // kTileSize totals
 };
 
@@ -72,7 +72,7 @@ void tile(const TileArgs<T>& args) {
         if constexpr (DIRECT) {
           const auto* p = args.rows[j] + v * kVectorK<T>;
           bs[j] = T::load_stored(p, pass);
-          if (args.prefetch) __builtin_prefetch(reinterpret_cast<const char*>(p) + kPrefetchBytes, 0, 3);
+          if (args.prefetch) __builtin_prefetch(reinterpret_cast<const char*>(p) + args.ahead, 0, 2);
         } else {
           bs[j] = T::load(b + j * kVectorBytes, pass);
         }

@@ -10,13 +10,10 @@
 
 namespace bi::gemm {
 
-constexpr int64_t kStreamRows = 8;
+constexpr int64_t kStreamRows = 4;
 
-// Columns of one pass: about 64 KB of accumulators.
-template <class T>
-int64_t stream_cols(int64_t rows) {
-  return std::max<int64_t>(1024 / rows / 64 * 64, 128);
-}
+// Columns of one pass: 64 KB of accumulators; a single row gains more from longer runs of memory.
+inline int64_t stream_cols(int64_t rows) { return rows == 1 ? 2048 : std::max<int64_t>(1024 / rows / 64 * 64, 128); }
 
 template <class T>
 struct StreamArgs {
@@ -89,6 +86,8 @@ void stream_depth(const StreamArgs<T>& s, int64_t v0, bool first) {
   for (int lane = 0; lane < L; lane++) {
     const int64_t k = v0 * kPerVector + lane * C::kRowsPerLane;
     const auto* b = s.b + k * s.b_stride;
+    // Rows of the next lane, or of lane 0 of the next vectors: they are far apart in memory.
+    const int64_t ahead = (lane + 1 < L ? C::kRowsPerLane : DEPTH * kPerVector - lane * C::kRowsPerLane) * s.b_stride;
     typename T::Operand a[ROWS][DEPTH];
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++)
@@ -110,7 +109,9 @@ void stream_depth(const StreamArgs<T>& s, int64_t v0, bool first) {
       for (int d = 0; d < DEPTH; d++) {
         C w;
         const int64_t k_left = DEPTH == 1 ? s.kc - k : 2;  // only the last vector of k can be partial
-        w.load(b + d * kPerVector * s.b_stride + j, s.b_stride, k_left, left);
+        const auto* p = b + d * kPerVector * s.b_stride + j;
+        for (int row = 0; row < C::kRowsPerLane; row++) __builtin_prefetch(p + ahead + row * s.b_stride, 0, 2);
+        w.load(p, s.b_stride, k_left, left);
 #pragma GCC unroll 8
         for (int i = 0; i < ROWS; i++)
 #pragma GCC unroll 2
@@ -141,7 +142,7 @@ BI_INLINE void store_ordered(float* p, const float* lo_hi) {
 
 template <class T, int ROWS>
 void stream_rows(const StreamArgs<T>& s) {
-  constexpr int kDepth = ROWS <= 2 ? 8 : ROWS <= 4 ? 4 : 2;
+  constexpr int kDepth = ROWS <= 2 ? 8 : 4;
   const int64_t whole = s.kc / kVectorK<T>, vectors = (s.kc + kVectorK<T> - 1) / kVectorK<T>;
   int64_t v = 0;
   for (; v + kDepth <= whole; v += kDepth) stream_depth<T, ROWS, kDepth>(s, v, v == 0);
@@ -216,8 +217,7 @@ void stream_run(const StreamArgs<T>& s) {
 template <class T>
 void stream_chunk(int rows, const StreamArgs<T>& s) {
   using Function = void (*)(const StreamArgs<T>&);
-  constexpr Function table[] = {stream_run<T, 1>, stream_run<T, 2>, stream_run<T, 3>, stream_run<T, 4>,
-                                stream_run<T, 5>, stream_run<T, 6>, stream_run<T, 7>, stream_run<T, 8>};
+  constexpr Function table[] = {stream_run<T, 1>, stream_run<T, 2>, stream_run<T, 3>, stream_run<T, 4>};
   table[rows - 1](s);
 }
 

@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 DEVICE ?= cpu
 BIN    := $(VENV)/bin
-OTHER_DEVICES = cuda mps neuron
+OTHER_DEVICES = cuda mps
 CACHE  := $(CURDIR)/.cache
 # one cache folder per checkout: compiled kernels are shared by every test of a run
 export TORCHINDUCTOR_CACHE_DIR ?= $(CACHE)/inductor

@@ -1,6 +1,5 @@
 """A token has the same bits whether computed in a prefill, in chunks, or one at a time, padded or not."""
 
-import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
@@ -34,13 +33,12 @@ def in_chunks(run, model, ids, cuts, cache):
     return torch.cat(parts, 1)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma3"])
-def test_prefill_chunks_and_decode_agree(name):
-    case = models.make(name)
+def test_prefill_chunks_and_decode_agree():
+    case = models.make("llama")
     ids = models.tokens(2, 24)[0]
     run = runner(case.model)
     whole = in_chunks(run, case.model, ids, (), DynamicCache(config=case.model.config))
-    for cuts in ((9, 10, 17), tuple(range(20, 24))):
+    for cuts in ((9, 10, 17), (20, 21, 22, 23)):
         cache = DynamicCache(config=case.model.config)
         assert bits_equal(in_chunks(run, case.model, ids, cuts, cache), whole), cuts
 
@@ -58,27 +56,24 @@ def test_a_longer_static_cache_changes_no_bit():
     assert bits_equal(*results)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize("padding", [1, 5, 16])
-def test_padding_changes_no_bit(side, padding):
+def test_padding_changes_no_bit():
     case = models.make("llama")
     ids = models.tokens(1, 12)[0]
     run = runner(case.model)
     positions = torch.arange(12)[None]
-    alone = run(
-        input_ids=ids, attention_mask=torch.ones_like(ids), position_ids=positions, use_cache=False
-    )
-    pads = torch.zeros(1, padding, dtype=torch.int64)
-    order = (
-        (lambda a, b: torch.cat([b, a], 1))
-        if side == "left"
-        else (lambda a, b: torch.cat([a, b], 1))
-    )
-    padded = run(
-        input_ids=order(ids, pads),
-        attention_mask=order(torch.ones_like(ids), pads),
-        position_ids=order(positions, pads),
-        use_cache=False,
-    )
-    real = slice(padding, None) if side == "left" else slice(0, 12)
-    assert bits_equal(padded[:, real], alone)
+
+    def logits(left: int, right: int) -> torch.Tensor:
+        def pad(x, value):
+            return torch.nn.functional.pad(x, (left, right), value=value)
+
+        out = run(
+            input_ids=pad(ids, 0),
+            attention_mask=pad(torch.ones_like(ids), 0),
+            position_ids=pad(positions, 0),
+            use_cache=False,
+        )
+        return out[:, left : left + 12]
+
+    alone = logits(0, 0)
+    for left, right in ((1, 0), (5, 0), (16, 0), (0, 1), (0, 5), (0, 16), (3, 4)):
+        assert bits_equal(logits(left, right), alone), (left, right)

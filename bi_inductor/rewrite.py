@@ -8,7 +8,7 @@ from torch.fx import GraphModule, Node
 
 from bi_inductor import templates as t
 from bi_inductor.flow.engine import bind
-from bi_inductor.flow.views import spells_view
+from bi_inductor.flow.movement import spells_view
 from bi_inductor.plan import Planned, Step
 
 _aten = torch.ops.aten
@@ -118,10 +118,13 @@ def _fake_mode(node: Node) -> Any:
 def _matmul(b: _Builder) -> Node:
     a, numbers = b.args, b.plan.numbers()
     name = b.node.target._schema.name.split("::")[1]  # type: ignore[union-attr]
+    for operand in ("self", "mat1", "mat2", "batch1", "batch2"):
+        if isinstance(a.get(operand), Node) and "out_dtype" in a:
+            a[operand] = b.cast(
+                a[operand], b.fake.dtype
+            )  # exact: the product is never rounded first
     if name in ("mm", "bmm"):
-        return b.cast(
-            b.call(getattr(_ours, name).default, a["self"], a["mat2"], **numbers), b.fake.dtype
-        )
+        return b.call(getattr(_ours, name).default, a["self"], a["mat2"], **numbers)
     if name in ("addmm", "baddbmm"):
         first, second = ("mat1", "mat2") if name == "addmm" else ("batch1", "batch2")
         scale = {k: a[k] for k in ("alpha", "beta") if a.get(k, 1) != 1}

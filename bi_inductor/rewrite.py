@@ -20,7 +20,7 @@ def rewrite(gm: GraphModule, planned: Planned) -> GraphModule:
     for step in planned.steps:
         if step.plan is not None:
             _replace(gm, step)
-        elif step.node.target == _aten.as_strided.default:
+        elif step.node.target in (_aten.as_strided.default, _aten.as_strided_scatter.default):
             _replace_strides(gm, step.node)
     gm.graph.eliminate_dead_code()
     gm.recompile()
@@ -43,11 +43,16 @@ def _replace(gm: GraphModule, step: Step) -> None:
 
 def _replace_strides(gm: GraphModule, node: Node) -> None:
     """Strides were read off the kernels that were replaced; a view does not name any."""
-    given, made = node.args[0].meta["val"], node.meta["val"]  # type: ignore[union-attr]
-    if not spells_view(given, made, bind(node)["storage_offset"]):
+    args = bind(node)
+    source = args.get("src") or args["self"]
+    made = (source if "src" in args else node).meta["val"]
+    if not spells_view(args["self"].meta["val"], made, args["storage_offset"]):
         return
+    shape = args["size"] if source is args["self"] else list(node.meta["val"].shape)
+    if source is not args["self"] and not all(isinstance(size, int) for size in shape):
+        return  # a gradient of symbolic shape keeps its strides
     with gm.graph.inserting_before(node):
-        view = gm.graph.call_function(_aten.reshape.default, (node.args[0], list(node.args[1])))  # type: ignore[arg-type]
+        view = gm.graph.call_function(_aten.reshape.default, (source, list(shape)))
     view.meta = dict(node.meta)
     node.replace_all_uses_with(view)
     gm.graph.erase_node(node)

@@ -159,6 +159,7 @@ def _invariant_table() -> dict[Any, Transfer]:
         (_aten("diagonal"), movement.diagonal),
         (_aten("unfold"), movement.unfold),
         (_aten("as_strided"), movement.as_strided),
+        (_aten("as_strided_scatter"), movement.as_strided_scatter),
         (_aten("tril triu"), movement.triangle),
         (_aten("copy_"), movement.copied),
         (_aten("embedding"), indexing.embedding),

@@ -215,6 +215,19 @@ def as_strided(call: Call) -> Result:
     return plain(call.shape)
 
 
+def as_strided_scatter(call: Call) -> Result:
+    """The gradient of a view that was spelled by strides: all elements come from ``src``."""
+    if spells_view(call.fake("self"), call.fake("src"), call.get("storage_offset")):
+        dims = regroup(call.value("src").dims, call.shape)
+        if dims is not None:
+            return Value(dims)
+    if any(carries(dim) for value in call.tensors() for dim in value.dims):
+        raise Coupled(
+            "writes the batch through strides that cannot be followed", "use views instead"
+        )
+    return plain(call.shape)
+
+
 def spells_view(given: torch.Tensor, made: torch.Tensor, offset: object) -> bool:
     """Whether an ``as_strided`` keeps all elements of ``given`` in their row-major order."""
     if offset not in (None, 0) or given.numel() != made.numel():

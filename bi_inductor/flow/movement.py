@@ -16,6 +16,7 @@ from bi_inductor.flow.axes import (
     carries,
     plain,
     quotient,
+    regroup,
     same,
     shape_of,
     significant,

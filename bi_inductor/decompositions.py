@@ -56,6 +56,7 @@ def _own() -> dict[Any, Callable[..., Any]]:
     return {
         aten.linalg_solve_triangular.default: solve_triangular,
         aten._adaptive_avg_pool2d.default: adaptive_avg_pool2d,
+        aten._cdist_forward.default: cdist,
     }
 
 
@@ -86,6 +87,11 @@ def solve_triangular(
     x = part(first, b[..., first, :])
     y = part(second, b[..., second, :] - torch.matmul(a[..., second, first], x))
     return torch.cat([y, x] if upper else [x, y], dim=-2)
+
+
+def cdist(x: Tensor, y: Tensor, p: float, _mode: int | None) -> Tensor:
+    """Distances ``[..., M, N]`` between the rows of x ``[..., M, D]`` and y ``[..., N, D]``."""
+    return torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
 
 
 def adaptive_avg_pool2d(x: Tensor, output_size: Sequence[int]) -> Tensor:

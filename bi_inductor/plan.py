@@ -174,7 +174,7 @@ class _Planner:
             node=node,
             verdict=found.verdict,
             template=found.template,
-            plan=self._plan(node, found, batch_sum=False),
+            plan=self._plan(node, found, batch_sum=_counts(found.result)),
             reason=found.reason,
         )
         self.steps[node] = step
@@ -263,6 +263,11 @@ def _leaving_problem(value: Value) -> tuple[str, str, object] | None:
     if isinstance(value.fact, WHOLE_BATCH) and not str(getattr(value.fact, "position", "")):
         return ("counts over the whole batch", "keep the counts inside the model", made_by)
     return None
+
+
+def _counts(result: Result) -> bool:
+    """Whether a node counts over the batch on purpose: exact, and followed by the proof of routing."""
+    return isinstance(result, Value) and isinstance(result.fact, WHOLE_BATCH)
 
 
 def _checked(result: Result, node: Node) -> Result:
@@ -377,4 +382,7 @@ def _error(node: Node, found: Judgement) -> VariantOpError:
     name = op_name(node)
     if original is not None and str(original) != name:
         name = f"{name} (part of {original})"
-    return kind(name, where(node), found.reason, found.remedy)
+    remedy = found.remedy
+    if "batch_norm" in str(original):
+        remedy = "call model.eval(), or use a norm over the features (GroupNorm, LayerNorm)"
+    return kind(name, where(node), found.reason, remedy)

@@ -8,7 +8,7 @@ from torch.fx import GraphModule, Node
 
 from bi_inductor import templates as t
 from bi_inductor.flow.engine import bind
-from bi_inductor.flow.views import spells_view
+from bi_inductor.flow.movement import spells_view
 from bi_inductor.plan import Planned, Step
 
 _aten = torch.ops.aten
@@ -20,7 +20,7 @@ def rewrite(gm: GraphModule, planned: Planned) -> GraphModule:
     for step in planned.steps:
         if step.plan is not None:
             _replace(gm, step)
-        elif step.node.target == _aten.as_strided.default:
+        elif step.node.target in (_aten.as_strided.default, _aten.as_strided_scatter.default):
             _replace_strides(gm, step.node)
     gm.graph.eliminate_dead_code()
     gm.recompile()
@@ -43,11 +43,16 @@ def _replace(gm: GraphModule, step: Step) -> None:
 
 def _replace_strides(gm: GraphModule, node: Node) -> None:
     """Strides were read off the kernels that were replaced; a view does not name any."""
-    given, made = node.args[0].meta["val"], node.meta["val"]  # type: ignore[union-attr]
-    if not spells_view(given, made, bind(node)["storage_offset"]):
+    args = bind(node)
+    source = args.get("src") or args["self"]
+    made = (source if "src" in args else node).meta["val"]
+    if not spells_view(args["self"].meta["val"], made, args["storage_offset"]):
         return
+    shape = args["size"] if source is args["self"] else list(node.meta["val"].shape)
+    if source is not args["self"] and not all(isinstance(size, int) for size in shape):
+        return  # a gradient of symbolic shape keeps its strides
     with gm.graph.inserting_before(node):
-        view = gm.graph.call_function(_aten.reshape.default, (node.args[0], list(node.args[1])))  # type: ignore[arg-type]
+        view = gm.graph.call_function(_aten.reshape.default, (source, list(shape)))
     view.meta = dict(node.meta)
     node.replace_all_uses_with(view)
     gm.graph.erase_node(node)
@@ -118,10 +123,13 @@ def _fake_mode(node: Node) -> Any:
 def _matmul(b: _Builder) -> Node:
     a, numbers = b.args, b.plan.numbers()
     name = b.node.target._schema.name.split("::")[1]  # type: ignore[union-attr]
+    for operand in ("self", "mat1", "mat2", "batch1", "batch2"):
+        if isinstance(a.get(operand), Node) and "out_dtype" in a:
+            a[operand] = b.cast(
+                a[operand], b.fake.dtype
+            )  # exact: the product is never rounded first
     if name in ("mm", "bmm"):
-        return b.cast(
-            b.call(getattr(_ours, name).default, a["self"], a["mat2"], **numbers), b.fake.dtype
-        )
+        return b.call(getattr(_ours, name).default, a["self"], a["mat2"], **numbers)
     if name in ("addmm", "baddbmm"):
         first, second = ("mat1", "mat2") if name == "addmm" else ("batch1", "batch2")
         scale = {k: a[k] for k in ("alpha", "beta") if a.get(k, 1) != 1}

@@ -17,7 +17,7 @@ from torch.fx import Node
 
 import bi_inductor.ops  # noqa: F401  (the schemas of torch.ops.bi_inductor)
 from bi_inductor import templates as t
-from bi_inductor.flow import indexing, mixing, views
+from bi_inductor.flow import indexing, mixing, movement, views
 from bi_inductor.flow.axes import Coupled, Extent, shape_of
 from bi_inductor.flow.engine import Call, Flow, Result, Transfer
 from bi_inductor.templates import Template
@@ -97,9 +97,7 @@ _POINTWISE = [
     *_prims("fma frexp"),
 ]
 _CASTS = [
-    *_aten(
-        "clone alias detach lift_fresh_copy lift_fresh _to_copy contiguous real imag view_as_real view_as_complex"
-    ),
+    *_aten("clone alias detach lift_fresh_copy lift_fresh _to_copy contiguous real imag"),
     *_prims("convert_element_type device_put view_of inductor_force_stride_order"),
 ]
 _VIEWS = _aten(
@@ -135,6 +133,10 @@ def _invariant_table() -> dict[Any, Transfer]:
         (_aten("eq.Tensor"), views.pointwise),
         (_CASTS, views.unary),
         (_VIEWS, views.view),
+        (_aten("view_as_real view_as_complex"), views.pairs),
+        (_aten("glu"), views.halves),
+        (_aten("kthvalue median mode"), mixing.reduction),
+        (_prims("rev"), movement.keep_batch),
         (_aten("unsqueeze"), views.unsqueeze),
         (_aten("squeeze"), views.squeeze),
         (_aten("permute"), views.permute),
@@ -147,18 +149,19 @@ def _invariant_table() -> dict[Any, Transfer]:
         (_aten("arange"), views.arange),
         (_prims("iota"), views.arange),
         (_SHAPED, views.made_of_shape),
-        (_aten("select.int"), views.select),
-        (_aten("slice.Tensor"), views.slice_),
-        (_aten("select_scatter slice_scatter"), views.write_part),
-        (_aten("split split_with_sizes chunk unsafe_split unsafe_chunk"), views.split),
-        (_aten("unbind.int"), views.unbind),
-        (_aten("cat"), views.cat),
-        (_KEEP_BATCH, views.keep_batch),
-        (_aten("diagonal"), views.diagonal),
-        (_aten("unfold"), views.unfold),
-        (_aten("as_strided"), views.as_strided),
-        (_aten("tril triu"), views.triangle),
-        (_aten("copy_"), views.copied),
+        (_aten("select.int"), movement.select),
+        (_aten("slice.Tensor"), movement.slice_),
+        (_aten("select_scatter slice_scatter"), movement.write_part),
+        (_aten("split split_with_sizes chunk unsafe_split unsafe_chunk"), movement.split),
+        (_aten("unbind.int"), movement.unbind),
+        (_aten("cat"), movement.cat),
+        (_KEEP_BATCH, movement.keep_batch),
+        (_aten("diagonal"), movement.diagonal),
+        (_aten("unfold"), movement.unfold),
+        (_aten("as_strided"), movement.as_strided),
+        (_aten("as_strided_scatter"), movement.as_strided_scatter),
+        (_aten("tril triu"), movement.triangle),
+        (_aten("copy_"), movement.copied),
         (_aten("embedding"), indexing.embedding),
         (_aten("index.Tensor _unsafe_index.Tensor"), indexing.index),
         (_aten("index_select"), indexing.take_rows),
@@ -175,9 +178,9 @@ def _invariant_table() -> dict[Any, Transfer]:
             _no_value,
         ),
         (_aten("sym_size.int sym_numel sym_stride.int sym_storage_offset"), _no_value),
-        (_aten("_local_scalar_dense item"), views.to_number),
+        (_aten("_local_scalar_dense item"), movement.to_number),
     ]
-    rows += [(ops, views.windows(spatial)) for spatial, ops in _RESAMPLING.items()]
+    rows += [(ops, movement.windows(spatial)) for spatial, ops in _RESAMPLING.items()]
     for ops, transfer in rows:
         table.update(dict.fromkeys(ops, transfer))
     return table
@@ -312,21 +315,28 @@ def _rules_table() -> dict[OpOverload, Rule]:
             "cumsum cumprod logcumsumexp", mixing.along("adds up along"),
             lambda call: t.Scan(kind=_name(call), dim=call.dim("dim")), _over_dim,
         ),
-        **_rule("scatter_add scatter_reduce.two", indexing.scatter, lambda call: t.Scatter(kind="scatter_add"), _none),
-        **_rule("index_add", indexing.index_add, lambda call: t.Scatter(kind="index_add"), _none),
+        **_rule("scatter_add scatter_reduce.two", indexing.scatter, _scatter, _none),
+        **_rule("index_add", indexing.index_add, _scatter, _none),
         **_rule("index_put _unsafe_index_put", indexing.index_put, _index_put, _none),
         **_rule(
             "_embedding_bag _embedding_bag_forward_only", mixing.embedding_bag,
             lambda call: t.EmbeddingBag(mode=("sum", "mean", "max")[int(call["mode"])]), _none, "weight",
         ),
-        **_rule("avg_pool2d", views.windows(2), lambda call: t.AvgPool(spatial=2), _none),
-        **_rule("avg_pool3d", views.windows(3), lambda call: t.AvgPool(spatial=3), _none),
+        **_rule("avg_pool2d", movement.windows(2), lambda call: t.AvgPool(spatial=2), _none),
+        **_rule("avg_pool3d", movement.windows(3), lambda call: t.AvgPool(spatial=3), _none),
         **_rule("topk", mixing.topk, lambda call: t.TopK(dim=call.dim("dim"), largest=bool(call["largest"])), _over_dim),
         **_rule(
             "sort.default sort.stable", indexing.sort,
             lambda call: t.Sort(dim=call.dim("dim"), descending=bool(call["descending"])), _none,
         ),
     }  # fmt: skip
+
+
+def _scatter(call: Call) -> Template | None:
+    """Integers are exact in any order; so are comparisons."""
+    if not call.dtype.is_floating_point or call.get("reduce") in ("amax", "amin"):
+        return None
+    return t.Scatter(kind="index_add" if _name(call) == "index_add" else "scatter_add")
 
 
 def _index_put(call: Call) -> Template | None:
@@ -371,6 +381,8 @@ _REMEDIES = {
     "nonzero": "keep every element in its place with torch.where or masked_fill",
     "masked_select": "keep every element in its place with torch.where or masked_fill",
     "_unique2": "use a fixed number of classes instead of the values that are present",
+    "_transformer_encoder_layer_fwd": "turn it off with torch.backends.mha.set_fastpath_enabled(False)",
+    "_native_multi_head_attention": "turn it off with torch.backends.mha.set_fastpath_enabled(False)",
     "flex_attention": "use F.scaled_dot_product_attention",
 }
 _REMEDY = "use ops with a rule (bi_inductor.rules), or keep it out of the graph with torch.compiler.disable"

@@ -162,6 +162,14 @@ def _shrunk(value: Value, ind: Value, at: int) -> Value:
 
 def scatter(call: Call) -> Result:
     """Write or add ``src`` at ``index`` along one dim."""
+    kind, exact = call.get("reduce"), not call.dtype.is_floating_point
+    if not exact and (
+        kind in ("mean", "prod") or (kind == "sum" and not call.get("include_self", True))
+    ):
+        raise Coupled(
+            f"adds up with reduce={kind!r} in an order that nothing fixes",
+            "use scatter_add, and divide by the counts for a mean",
+        )
     value, ind, at = call.value("self"), call.value("index"), call.dim("dim")
     src = call.maybe("src")
     if not value.dims:
@@ -246,63 +254,47 @@ def index_put(call: Call) -> Result:
     indices = [None if i is None else call.flow.value(i) for i in given]
     if len(indices) == 1 and indices[0] is not None and isinstance(indices[0].fact, OwnRow):
         return _put_home(value, indices[0], written)
-    homes = list(value.dims)
-    for d, ind in enumerate(indices):
-        if ind is not None and not carries(value.dims[d]) and any(carries(x) for x in ind.dims):
-            # the batch must have a place of its own in x, through another index or a kept dim
-            homes[d] = value.dims[d]
-    dims, span, begin = indexed_dims(value, indices)
-    join([Value(dims), written], [total(dim) for dim in dims])
-    placed = any(carries(dim) for dim in value.dims)
-    if not placed and (any(carries(d) for d in span) or any(carries(d) for d in written.dims)):
-        return _put_by_position(value, indices, written, span, begin)
-    return Value(tuple(vary(total(d)) if _is_same(d) else d for d in homes))
+    return _put(value, indices, written)
 
 
-def _put_by_position(
-    value: Value, indices: Sequence[Value | None], written: Value, span: Dims, begin: int
-) -> Value:
-    """Samples written into a tensor without batch: fine where x has a dim for them (``x[arange(B), i]``)."""
+def _put(value: Value, indices: Sequence[Value | None], written: Value) -> Value:
+    """Each written element goes to a place of its own sample: in a kept dim, or in an indexed one."""
+    places, span, begin = indexed_dims(value, indices)
+    wide = join([written.without_fact()], [total(dim) for dim in places]).dims
+    end = begin + len(span)
+    along = [join_dims(a, b) for a, b in zip(span, wide[begin:end], strict=True)]
     dims = list(value.dims)
     kept = [d for d in range(len(dims)) if d >= len(indices) or indices[d] is None]
-    joined = join([Value(tuple(span)), _tail(written, len(kept), len(span), begin)], _extents(span))
-    for d, ind in enumerate(indices):
-        if ind is not None and isinstance(ind.fact, Counting):
-            at = next((i for i, dim in enumerate(joined.dims) if carries(dim)), None)
-            if (
-                at is not None
-                and total(joined.dims[at]) == total(dims[d])
-                and _counts_along(ind, at, joined)
-            ):
-                dims[d] = joined.dims[at]
-                return Value(one_batch(tuple(dims)))
-    if any(carries(dim) for dim in span) or any(carries(dim) for dim in joined.dims):
-        raise Coupled(
-            "collects rows of several samples in one place",
-            "scatter along a dimension that is not the batch",
-            over_batch=True,
-        )
-    for i, d in enumerate(kept):
-        tail = len(written.dims) - (len(kept) - i)
-        if tail >= 0 and total(written.dims[tail]) == total(dims[d]):
-            dims[d] = join_dims(dims[d], written.dims[tail])
+    for d, dim in zip(kept, (*wide[:begin], *wide[end:]), strict=True):
+        dims[d] = join_dims(dims[d], dim)
+    indexed = [d for d in range(len(dims)) if d not in kept]
+    at_home = any(carries(value.dims[d]) for d in indexed)
+    for d in indexed:
+        dims[d] = value.dims[d] if carries(value.dims[d]) else vary(total(value.dims[d]))
+    carried = next((at for at, dim in enumerate(along) if carries(dim)), None)
+    if carried is not None and not at_home:
+        home = _home_by_position(value, indices, along, carried)
+        dims[home] = join_dims(value.dims[home], along[carried])
     return Value(one_batch(tuple(dims)))
 
 
-def _tail(written: Value, kept: int, span: int, begin: int) -> Value:
-    """The part of the written values that lies along the indices' span."""
-    dims = written.dims[max(0, len(written.dims) - kept - span) + begin :][:span]
-    return Value(tuple(dims)) if len(written.dims) >= kept + span - begin else Value(())
-
-
-def _extents(dims: Dims) -> list[Extent]:
-    return [total(dim) for dim in dims]
-
-
-def _counts_along(ind: Value, at: int, joined: Value) -> bool:
-    own = at - len(joined.dims) + len(ind.dims)
-    fact = ind.fact
-    return own >= 0 and isinstance(fact, Counting) and any(a.tag is fact.tag for a in ind.dims[own])
+def _home_by_position(
+    value: Value, indices: Sequence[Value | None], along: Sequence[Dim], carried: int
+) -> int:
+    """Return the dim that ``arange(batch)`` indexes, of a tensor that had no batch so far (``zeros``)."""
+    size = total(along[carried])
+    for d, ind in enumerate(indices):
+        if ind is None or total(value.dims[d]) != size:
+            continue
+        own = carried - len(along) + len(ind.dims)
+        counts = isinstance(ind.fact, Counting) and own >= 0
+        if size == 1 or (counts and any(a.tag is ind.fact.tag for a in ind.dims[own])):  # type: ignore[attr-defined]
+            return d
+    raise Coupled(
+        "collects rows of several samples in one place",
+        "scatter along a dimension that is not the batch",
+        over_batch=True,
+    )
 
 
 def _put_home(value: Value, ind: Value, written: Value) -> Value:
@@ -313,7 +305,7 @@ def _put_home(value: Value, ind: Value, written: Value) -> Value:
     if isinstance(written.fact, Counting) and len(ind.dims) == 1 and _is_bijective(ind):
         fact = OwnRow(ind.dims[0], bijective=True)
         return Value((base,), fact)
-    joined = join([rest, written.without_fact()], _extents(rest.dims))
+    joined = join([rest, written.without_fact()], [total(dim) for dim in rest.dims])
     return Value(one_batch((base, *joined.dims[len(ind.dims) :])))
 
 

@@ -133,7 +133,7 @@ def _factors(call: Call) -> Sequence[str]:
     ):
         if all(name in call.args for name in names):
             return names
-    return ("self", "tensor")
+    return ("self", "tensor" if "tensor" in call.args else "other")
 
 
 def product(call: Call, a: Value, b: Value, bias: Value | None) -> Value:
@@ -212,6 +212,11 @@ def convolution(call: Call) -> Result:
 
 def attention(call: Call) -> Result:
     """Softmax attention: ``q [..., Lq, D]``, ``k [..., Lk, D]``, ``v [..., Lk, Dv]``, a mask."""
+    if call.get("dropout_p"):
+        raise Coupled(
+            "drops probabilities by their position in the batch",
+            "call model.eval(), or set dropout_p=0",
+        )
     names = ("q", "k", "v") if "q" in call.args else ("query", "key", "value")
     q, k, v = (call.value(name) for name in names)
     mask = next(

@@ -35,7 +35,9 @@ COLD_BYTES = 120 << 20
 SPLIT_SIZE = {torch.float32: 768, torch.bfloat16: 1024, torch.float16: 768, torch.float64: 384}
 
 
-def operands(m: int, k: int, n: int, layout: str, dtype: torch.dtype) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def operands(
+    m: int, k: int, n: int, layout: str, dtype: torch.dtype
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Activations [m, k] and enough weights: [k, n] for mm, [n, k] for linear."""
     one = k * n * dtype.itemsize
     copies = math.ceil(COLD_BYTES / one) if m <= COLD_ROWS else 1
@@ -50,7 +52,9 @@ def calls(layout: str, dtype: torch.dtype, split: int) -> tuple[Callable, Callab
     return torch.nn.functional.linear, lambda a, w: ours(a, w.t(), split_size=split)
 
 
-def compare(m: int, k: int, n: int, layout: str, dtype: torch.dtype, threads: int, budget: float, split: int) -> tuple[float, float]:
+def compare(
+    m: int, k: int, n: int, layout: str, dtype: torch.dtype, threads: int, budget: float, split: int
+) -> tuple[float, float]:
     """Median seconds of stock and of ours for one shape."""
     clock = time.thread_time if threads == 1 else time.perf_counter
     a, weights = operands(m, k, n, layout, dtype)
@@ -75,10 +79,15 @@ def compare(m: int, k: int, n: int, layout: str, dtype: torch.dtype, threads: in
     return statistics.median(times[0]), statistics.median(times[1])
 
 
-def table(dtype: torch.dtype, threads: int, layout: str, args: argparse.Namespace) -> tuple[list[str], list[float]]:
+def table(
+    dtype: torch.dtype, threads: int, layout: str, args: argparse.Namespace
+) -> tuple[list[str], list[float]]:
     name = "torch.mm, b [K, N]" if layout == "mm" else "F.linear, weight [N, K]"
     lines = [f"### {str(dtype).removeprefix('torch.')}, {threads} thread(s), against {name}", ""]
-    lines += ["| K x N | " + " | ".join(f"M={m}" for m in args.rows) + " |", "|---" * (1 + len(args.rows)) + "|"]
+    lines += [
+        "| K x N | " + " | ".join(f"M={m}" for m in args.rows) + " |",
+        "|---" * (1 + len(args.rows)) + "|",
+    ]
     ratios = []
     for model in args.models:
         for k, n in MODELS[model]:
@@ -87,7 +96,9 @@ def table(dtype: torch.dtype, threads: int, layout: str, args: argparse.Namespac
                 if m * k * n > args.largest * 1e9:
                     row.append("-")
                     continue
-                stock, ours = compare(m, k, n, layout, dtype, threads, args.seconds, args.split or SPLIT_SIZE[dtype])
+                stock, ours = compare(
+                    m, k, n, layout, dtype, threads, args.seconds, args.split or SPLIT_SIZE[dtype]
+                )
                 ratios.append(stock / ours)
                 row.append(f"{stock / ours:.2f}")
             lines.append(f"| {k}x{n} | " + " | ".join(row) + " |")
@@ -99,16 +110,22 @@ def table(dtype: torch.dtype, threads: int, layout: str, args: argparse.Namespac
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--layout", nargs="+", default=["mm", "linear"], choices=["mm", "linear"])
     parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
     parser.add_argument("--seconds", type=float, default=0.3, help="time per shape")
-    parser.add_argument("--largest", type=float, default=20.0, help="skip shapes above this many G multiply-adds")
+    parser.add_argument(
+        "--largest", type=float, default=20.0, help="skip shapes above this many G multiply-adds"
+    )
     parser.add_argument("--split", type=int, help="another split_size than the plan's")
-    parser.add_argument("--library", help="load this kernel library instead of building the package's own")
+    parser.add_argument(
+        "--library", help="load this kernel library instead of building the package's own"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.library:

@@ -58,9 +58,13 @@ def host_isas() -> list[str]:
     return [*isas, "portable"]
 
 
-def _build(name: str, isa: str, main: str, families: tuple[str, ...], extra: list[str], link: list[str]) -> Path:
+def _build(
+    name: str, isa: str, main: str, families: tuple[str, ...], extra: list[str], link: list[str]
+) -> Path:
     key = hashlib.sha256("".join((torch.__version__, main, *FLAGS, *ISAS[isa])).encode())
-    for source in sorted(p for p in CSRC.rglob("*") if p.name.split(".")[0].startswith(("gemm", "conv"))):
+    for source in sorted(
+        p for p in CSRC.rglob("*") if p.name.split(".")[0].startswith(("gemm", "conv"))
+    ):
         key.update(source.read_bytes())
     folder = Path(tempfile.gettempdir()) / f"bi_inductor_{name}_{isa}_{key.hexdigest()[:16]}"
     path = folder / f"{name}.so"
@@ -87,8 +91,12 @@ def load() -> None:
     root = Path(torch.__file__).parent
     include = [f"-isystem{root}/include", f"-isystem{root}/include/torch/csrc/api/include"]
     link = [f"-L{root}/lib", "-ltorch_cpu", "-lc10", "-ltorch"]
-    families = tuple(sorted(p.stem for p in CSRC.glob("*.cpp") if p.stem.startswith(("gemm", "conv"))))
-    torch.ops.load_library(str(_build("gemm_ops", host_isas()[0], REGISTRATION, families, include, link)))
+    families = tuple(
+        sorted(p.stem for p in CSRC.glob("*.cpp") if p.stem.startswith(("gemm", "conv")))
+    )
+    torch.ops.load_library(
+        str(_build("gemm_ops", host_isas()[0], REGISTRATION, families, include, link))
+    )
 
 
 @functools.cache
@@ -98,7 +106,9 @@ def plain(isa: str) -> ctypes.CDLL:
     return ctypes.CDLL(str(_build("gemm_plain", isa, PLAIN, families, [], [])))
 
 
-def mm_of_isa(isa: str, a: torch.Tensor, b: torch.Tensor, split_size: int, threads: int = 1) -> torch.Tensor:
+def mm_of_isa(
+    isa: str, a: torch.Tensor, b: torch.Tensor, split_size: int, threads: int = 1
+) -> torch.Tensor:
     """``a @ b`` by the kernels of one instruction set."""
     out = torch.empty(a.shape[0], b.shape[1], dtype=a.dtype)
     numbers = ctypes.c_int64 * 3

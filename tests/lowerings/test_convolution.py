@@ -36,7 +36,9 @@ def _seed():
 
 
 def ours(x, weight, bias, *geometry):
-    return torch.ops.bi_inductor.convolution(x, weight, bias, *geometry, split_size=reference.SPLIT_SIZE[x.dtype])
+    return torch.ops.bi_inductor.convolution(
+        x, weight, bias, *geometry, split_size=reference.SPLIT_SIZE[x.dtype]
+    )
 
 
 def case(name: str, dtype: torch.dtype):
@@ -93,7 +95,9 @@ def test_the_order_is_the_one_of_mm_over_unfolded_patches(name, dtype):
     for g in range(groups):
         rows = slice(g * per_group, (g + 1) * per_group)
         expected = reference.mm(
-            weight[rows].reshape(per_group, depth), patches[g * depth : (g + 1) * depth], bias[rows, None]
+            weight[rows].reshape(per_group, depth),
+            patches[g * depth : (g + 1) * depth],
+            bias[rows, None],
         )
         assert torch.equal(out[rows].reshape(per_group, -1), expected)
 
@@ -103,7 +107,9 @@ def test_layout_of_the_input_does_not_matter(dtype):
     x, weight, bias, geometry = case("3 x 3", dtype)
     expected = ours(x, weight, bias, *geometry)
     last = torch.channels_last
-    assert torch.equal(ours(x.to(memory_format=last), weight.to(memory_format=last), bias, *geometry), expected)
+    assert torch.equal(
+        ours(x.to(memory_format=last), weight.to(memory_format=last), bias, *geometry), expected
+    )
     strided = torch.randn(5, 20, 9, 22).to(dtype)[..., ::2].copy_(x)
     assert torch.equal(ours(strided, weight, bias, *geometry), expected)
 

@@ -47,8 +47,12 @@ def laid_out(b_kn: torch.Tensor, layout: str) -> torch.Tensor:
 LAYOUTS = ("rows", "columns", "strided")
 
 
-def product(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None, **kwargs) -> torch.Tensor:
-    return ops.mm(a, b, bias, split_size=kwargs.pop("split_size", reference.SPLIT_SIZE[a.dtype]), **kwargs)
+def product(
+    a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None, **kwargs
+) -> torch.Tensor:
+    return ops.mm(
+        a, b, bias, split_size=kwargs.pop("split_size", reference.SPLIT_SIZE[a.dtype]), **kwargs
+    )
 
 
 @pytest.mark.parametrize("kind", ["normal", "wide", "cancelling"])
@@ -155,8 +159,14 @@ def test_bias_alpha_and_beta(dtype):
         bias = values(*shape, dtype=dtype)
         for alpha, beta in ((1, 1), (0.5, 1), (2, -0.75), (1, 0)):
             expected = reference.mm(a, b, bias, alpha, beta)
-            assert torch.equal(product(a, b, bias, alpha=alpha, beta=beta), expected), (shape, alpha, beta)
-            assert torch.equal(product(a, laid_out(b, "columns"), bias, alpha=alpha, beta=beta), expected)
+            assert torch.equal(product(a, b, bias, alpha=alpha, beta=beta), expected), (
+                shape,
+                alpha,
+                beta,
+            )
+            assert torch.equal(
+                product(a, laid_out(b, "columns"), bias, alpha=alpha, beta=beta), expected
+            )
     nan = torch.full((n,), torch.nan, dtype=dtype)
     assert torch.equal(product(a, b, nan, beta=0), product(a, b))
 
@@ -189,7 +199,9 @@ def test_empty_extents():
         bias = values(3, dtype=dtype)
         empty = product(values(2, 0, dtype=dtype), values(0, 3, dtype=dtype), bias)
         assert torch.equal(empty, bias.expand(2, 3))
-        assert ops.bmm(values(0, 2, 3, dtype=dtype), values(0, 3, 2, dtype=dtype), split_size=64).shape == (0, 2, 2)
+        assert ops.bmm(
+            values(0, 2, 3, dtype=dtype), values(0, 3, 2, dtype=dtype), split_size=64
+        ).shape == (0, 2, 2)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -205,7 +217,9 @@ def test_bmm_is_mm_of_each_entry(dtype):
                 assert torch.equal(out[i], product(a[i], b[i], bias[i]))
     query = values(2, 5, 4, 64, dtype=dtype).transpose(1, 2).flatten(0, 1)
     key = values(1, 64, 9, dtype=dtype).expand(8, 64, 9)
-    assert torch.equal(ops.bmm(query, key, split_size=split)[3], product(query[3].contiguous(), key[3]))
+    assert torch.equal(
+        ops.bmm(query, key, split_size=split)[3], product(query[3].contiguous(), key[3])
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.uint8, torch.int8], ids=str)
@@ -213,7 +227,9 @@ def test_integers_are_exact(dtype):
     a, b = torch.randint(0, 100, (7, 30)).to(dtype), torch.randint(0, 100, (30, 9)).to(dtype)
     bias = torch.ones(9, dtype=dtype)
     assert torch.equal(ops.mm(a, b, split_size=64), a @ b)
-    assert torch.equal(ops.mm(a, b, bias, alpha=2, beta=3, split_size=64), torch.addmm(bias, a, b, alpha=2, beta=3))
+    assert torch.equal(
+        ops.mm(a, b, bias, alpha=2, beta=3, split_size=64), torch.addmm(bias, a, b, alpha=2, beta=3)
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -237,13 +253,19 @@ def test_groups_have_the_bits_of_mm(dtype, threads):
     out = ops.grouped_mm(left, right, ends, split_size=split)
     for g, (start, end) in enumerate(spans):
         assert torch.equal(out[g], product(left[:, start:end], right[start:end]))
-    assert torch.equal(ops.grouped_mm(b.mT, b, None, split_size=split), ops.bmm(b.mT, b, split_size=split))
+    assert torch.equal(
+        ops.grouped_mm(b.mT, b, None, split_size=split), ops.bmm(b.mT, b, split_size=split)
+    )
 
 
 def test_grouped_mm_follows_torch():
     ends = torch.tensor([16, 16, 48], dtype=torch.int32)
     a, b = values(48, 64, dtype=torch.bfloat16), values(3, 64, 32, dtype=torch.bfloat16)
-    for left, right in ((a, b), (b.mT.contiguous(), values(64, 48, dtype=torch.bfloat16)), (a.t().contiguous(), a)):
+    for left, right in (
+        (a, b),
+        (b.mT.contiguous(), values(64, 48, dtype=torch.bfloat16)),
+        (a.t().contiguous(), a),
+    ):
         stock = torch.nn.functional.grouped_mm(left, right.mT.contiguous().mT, offs=ends)
         ours = ops.grouped_mm(left, right, ends, split_size=1024)
         torch.testing.assert_close(ours, stock, rtol=2e-2, atol=2e-1)
@@ -260,4 +282,6 @@ def test_errors_name_the_value_and_the_remedy():
     with pytest.raises(NotImplementedError, match="ComplexFloat"):
         ops.mm(a.to(torch.complex64), b.to(torch.complex64), split_size=64)
     with pytest.raises(ValueError, match="got 1 after 2"):
-        ops.grouped_mm(a, b[None].expand(2, 3, 4), torch.tensor([2, 1], dtype=torch.int32), split_size=64)
+        ops.grouped_mm(
+            a, b[None].expand(2, 3, 4), torch.tensor([2, 1], dtype=torch.int32), split_size=64
+        )

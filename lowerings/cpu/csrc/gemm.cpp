@@ -22,8 +22,8 @@ constexpr int64_t kBlockRows = 280;
 constexpr int64_t kBlockTiles = 16;
 constexpr int64_t kBlockCols = kBlockTiles * kTileCols;
 constexpr int64_t kWideCols = 12 * kBlockCols;
-constexpr int64_t kDirectRows = 32;           // b is read in place up to here: packing it would not pay
-constexpr int64_t kDirectBytes = 2 << 20;     // largest packed a of a direct region
+constexpr int64_t kDirectRows = 128;          // b is read in place up to here, as it is read once for all rows
+constexpr int64_t kDirectBytes = 640 << 10;   // and while the packed a fits most of L2
 constexpr int64_t kAheadBytes = 256 << 10;    // direct tiles prefetch the next tile up to this size, else
 constexpr int64_t kNearBytes = 1024;          // this far along the same column
 constexpr double kWorkPerThread = 128 * 1024; // multiply-adds; below this a thread costs more than it gives
@@ -105,7 +105,8 @@ class Product {
     }
   }
 
-  // Few rows, columns of b contiguous along k: all of a is packed once, b is read in place and only once.
+  // Few rows, columns of b contiguous along k: all of a is packed once, b is read in place. At 64 to 128 rows 5 to
+  // 10 % faster than packing b, which does not overlap with the products.
   void direct(const Region& r) const {
     Scratch scratch;
     const int64_t rows = r.m1 - r.m0;

@@ -149,25 +149,27 @@ struct Block {
 };
 #endif
 
-// k outermost, so that the source is read along its own lines.
+// Rows outermost: the panels of one block of rows stay in L1 while k runs.
 template <class T>
 void pack_transposed(const typename T::Stored* src, int64_t ks, int64_t kc, const Panels& panels) {
   constexpr int V = kVectorK<T>, R = Block<T>::kRows;
-  for (int64_t v = 0; v * V < kc; v++) {
-    for (int64_t r = 0; r < panels.rows; r += R) {
-      const int rows = static_cast<int>(std::min<int64_t>(R, panels.rows - r));
+  for (int64_t r = 0; r < panels.rows; r += R) {
+    const int rows = static_cast<int>(std::min<int64_t>(R, panels.rows - r));
+    char* to[R];
+    int64_t step[R];
+    for (int i = 0; i < rows; i++) to[i] = panels.row(r + i), step[i] = panels.step(r + i);
+    for (int64_t k = 0; k < kc; k += V) {
       Block<T> block;
-      if (rows == R && kc - v * V >= V) {
-        block.read(src + v * V * ks + r, ks, V, R);
+      if (rows == R && kc - k >= V) {
+        block.read(src + k * ks + r, ks, V, R);
       } else {
-        block.read(src + v * V * ks + r, ks, kc - v * V, rows);
+        block.read(src + k * ks + r, ks, kc - k, rows);
       }
-      int64_t panel = r / panels.width, slot = r % panels.width;
 #pragma GCC unroll 16
       for (int i = 0; i < R; i++) {
         if (i >= rows) break;
-        block.write(i, panels.panel(panel) + (v * panels.height(panel) + slot) * kVectorBytes);
-        if (++slot == panels.width) slot = 0, panel++;
+        block.write(i, to[i]);
+        to[i] += step[i];
       }
     }
   }

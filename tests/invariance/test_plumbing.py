@@ -97,6 +97,24 @@ def test_the_ninth_static_batch_size_is_not_left_to_eager():
     assert len(bi_inductor.certificate().graphs) == compiled + 12
 
 
+def test_a_frame_at_the_recompile_limit_of_another_backend_is_still_compiled():
+    """In a fresh process: this backend lifts the limit only once it has been named."""
+    code = """
+import torch, bi_inductor
+def f(x):
+    return x.softmax(-1)
+x = torch.randn(40, 3000)
+stock = torch.compile(f, backend="eager", dynamic=False)
+for batch in range(1, 9):
+    stock(x[:batch])
+ours = torch.compile(f, backend="batch_invariant", dynamic=False)
+for batch in range(20, 23):
+    ours(x[:batch])
+print(len(bi_inductor.certificate().graphs))
+"""
+    assert run_python(code).split()[-1] == "3"
+
+
 def test_strided_and_offset_inputs_give_the_bits_of_contiguous_ones():
     model = Small().eval()
     base = torch.randn(96, 80)

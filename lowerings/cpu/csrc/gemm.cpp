@@ -18,7 +18,7 @@ namespace bi::gemm {
 namespace {
 
 // Packed regions keep an a block in half of a 1 MB L2 beside a panel block of b; totals may live in L3.
-constexpr int64_t kBlockRows = 280;
+constexpr int64_t kBlockRows = 1120;
 constexpr int64_t kBlockTiles = 16;
 constexpr int64_t kBlockCols = kBlockTiles * kTileCols;
 constexpr int64_t kWideCols = 12 * kBlockCols;
@@ -233,12 +233,13 @@ class Product {
     TileArgs<T> args{};
     args.vectors = a.vectors;
     args.first = first;
-    for (int64_t t = 0; t < b.count(); t++) {
-      args.b = b.panel(t);
-      for (int64_t i = 0; i < a.count(); i++) {
-        args.a = a.panel(i);
+    for (int64_t i = 0; i < a.count(); i++) {
+      args.a = a.panel(i);
+      const TileFunction<T> tile = packed_tile<T>(a.height(i));
+      for (int64_t t = 0; t < b.count(); t++) {
+        args.b = b.panel(t);
         args.sums = totals + (i * kBlockTiles + t) * kTileSize;
-        packed_tile<T>(a.height(i))(args);
+        tile(args);
         ahead.advance();
       }
     }

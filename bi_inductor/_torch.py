@@ -8,12 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch._dynamo import config as _dynamo_config
 from torch._dynamo import maybe_mark_dynamic
+from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 from torch._guards import TracingContext
+from torch._higher_order_ops.flex_attention import flex_attention
 from torch._inductor import config as _inductor_config
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.decomposition import select_decomp_table
 from torch.fx import GraphModule, Node
+from torch.nn.attention.flex_attention import _vmap_for_bhqkv as vmap_for_bhqkv
 
 from bi_inductor.errors import UnsupportedTorchError
 
@@ -21,8 +24,10 @@ __all__ = [
     "CustomGraphPass",
     "InputSource",
     "TracingContext",
+    "TransformGetItemToIndex",
     "check_version",
     "compile_fx",
+    "flex_attention",
     "graph_break_of",
     "inductor_setting_names",
     "input_source",
@@ -31,6 +36,7 @@ __all__ = [
     "maybe_mark_dynamic",
     "select_decomp_table",
     "size_hint",
+    "vmap_for_bhqkv",
 ]
 
 SUPPORTED = ((2, 11), (2, 14))

@@ -13,6 +13,7 @@ from torch._inductor import config as _inductor_config
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.runtime.cache_dir_utils import cache_dir as inductor_cache_dir
 from torch.fx import GraphModule, Node
 
 from bi_inductor.errors import UnsupportedTorchError
@@ -24,6 +25,7 @@ __all__ = [
     "check_version",
     "compile_fx",
     "graph_break_of",
+    "inductor_cache_dir",
     "inductor_setting_names",
     "input_source",
     "is_backward",

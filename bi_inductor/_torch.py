@@ -15,6 +15,7 @@ from torch._inductor import config as _inductor_config
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.runtime.cache_dir_utils import cache_dir as inductor_cache_dir
 from torch.fx import GraphModule, Node
 from torch.nn.attention.flex_attention import _vmap_for_bhqkv as vmap_for_bhqkv
 
@@ -29,6 +30,7 @@ __all__ = [
     "compile_fx",
     "flex_attention",
     "graph_break_of",
+    "inductor_cache_dir",
     "inductor_setting_names",
     "input_source",
     "is_backward",

@@ -3,11 +3,15 @@
 Where releases differ, the feature is asked for, not the version.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch._dynamo import config as _dynamo_config
-from torch._dynamo import maybe_mark_dynamic
+from torch._dynamo import lookup_backend, maybe_mark_dynamic
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 from torch._guards import CompileContext, TracingContext
 from torch._inductor import config as _inductor_config
 from torch._inductor.compile_fx import compile_fx
@@ -21,6 +25,7 @@ __all__ = [
     "CustomGraphPass",
     "InputSource",
     "TracingContext",
+    "aot_autograd",
     "check_version",
     "compile_fx",
     "graph_break_of",
@@ -28,9 +33,12 @@ __all__ = [
     "input_source",
     "is_backward",
     "keep_compiling",
+    "lookup_backend",
+    "make_boxed_func",
     "maybe_mark_dynamic",
     "select_decomp_table",
     "size_hint",
+    "without_recompile_limit",
 ]
 
 SUPPORTED = ((2, 11), (2, 14))
@@ -72,6 +80,13 @@ def keep_compiling() -> None:
     for name in ("recompile_limit", "accumulated_recompile_limit"):
         if done + 2 > getattr(_dynamo_config, name):
             setattr(_dynamo_config, name, done + 2)
+
+
+@contextlib.contextmanager
+def without_recompile_limit() -> Iterator[None]:
+    """Inside, Dynamo compiles every batch size; at its limit it would run the rest by stock eager kernels."""
+    with _dynamo_config.patch(recompile_limit=2**16, accumulated_recompile_limit=2**16):
+        yield
 
 
 def graph_break_of(gm: GraphModule) -> str | None:

@@ -4,14 +4,14 @@ Where releases differ, the feature is asked for, not the version.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch._dynamo import config as _dynamo_config
 from torch._dynamo import lookup_backend, maybe_mark_dynamic
 from torch._dynamo.backends.common import aot_autograd
-from torch._functorch.aot_autograd import make_boxed_func
 from torch._guards import CompileContext, TracingContext
 from torch._inductor import config as _inductor_config
 from torch._inductor.compile_fx import compile_fx
@@ -26,6 +26,7 @@ __all__ = [
     "InputSource",
     "TracingContext",
     "aot_autograd",
+    "boxed",
     "check_version",
     "compile_fx",
     "graph_break_of",
@@ -34,7 +35,6 @@ __all__ = [
     "is_backward",
     "keep_compiling",
     "lookup_backend",
-    "make_boxed_func",
     "maybe_mark_dynamic",
     "select_decomp_table",
     "size_hint",
@@ -136,3 +136,13 @@ def is_backward(node: Node) -> bool:
     return node.meta.get("partitioner_tag") == "is_backward" or bool(
         node.meta.get("autograd_backward", False)
     )
+
+
+def boxed(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Give ``fn`` the calling convention of compiled code: one list of inputs."""
+
+    def call(inputs: list[Any]) -> Any:
+        return fn(*inputs)
+
+    call._boxed_call = True  # type: ignore[attr-defined]
+    return call

@@ -80,9 +80,7 @@ def _of_integers(a: Tensor, b: Tensor) -> Difference | None:
     if not changed.any():
         return None
     gap = max(abs(int(x) - int(y)) for x, y in zip(a[changed], b[changed], strict=True))
-    return Difference(
-        changed=int(changed.sum()), total=a.numel(), max_abs=float(gap), max_ulp=None
-    )
+    return Difference(changed=int(changed.sum()), total=a.numel(), max_abs=float(gap), max_ulp=None)
 
 
 def _kind(x: Tensor) -> str:

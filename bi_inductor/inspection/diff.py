@@ -169,7 +169,10 @@ class _Whole:
 
     def _is_shared(self, value: torch.Tensor, size: int) -> bool:
         return any(tuple(value.shape) == tuple(x.shape) for _, x in self.alone(0)) and not any(
-            d for _, x in self.alone(0) for d in candidates(x.shape, value.shape, size) if hasattr(d, "dim")
+            d
+            for _, x in self.alone(0)
+            for d in candidates(x.shape, value.shape, size)
+            if hasattr(d, "dim")
         )
 
 
@@ -186,7 +189,9 @@ def _outputs(fn: Model, args: Any, kwargs: Any) -> Outputs:
         cause = getattr(error, "inner_exception", None) or error
         if isinstance(cause, BatchInvariantError):
             raise cause from None
-        text = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+        text = next(
+            (line for line in str(cause).splitlines() if line.strip()), type(cause).__name__
+        )
         raise InspectionError(f"the model does not run on these inputs: {text.strip()}") from error
 
 
@@ -362,14 +367,10 @@ def _merge(
         nodes[key] = made
         return
     before = nodes[key]
+    sizes = (*before.batch_sizes, made.batch_size)
+    better = made if made.is_culprit and not before.is_culprit else before
     nodes[key] = replace(
-        before,
-        batch_sizes=(*before.batch_sizes, made.batch_size),
-        **(
-            {"evidence": made.evidence, "own_ulp": made.own_ulp}
-            if made.is_culprit and not before.is_culprit
-            else {}
-        ),
+        before, batch_sizes=sizes, evidence=better.evidence, own_ulp=better.own_ulp
     )
 
 

@@ -63,7 +63,13 @@ def isolate(
     if not cut:
         return found
     batch_values = [scene.batched.values[b].clone() for _, edges in cut for b, _ in edges]
-    batched = _run(scene.batched, [s.node for s, _ in cut], [[b for b, _ in e] for _, e in cut], batch_values, run)
+    batched = _run(
+        scene.batched,
+        [s.node for s, _ in cut],
+        [[b for b, _ in e] for _, e in cut],
+        batch_values,
+        run,
+    )
     alone = _run(
         scene.alone,
         [s.alone for s, _ in cut],

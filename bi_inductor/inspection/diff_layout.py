@@ -40,7 +40,7 @@ class Layout:
 class Shared:
     """All samples share the tensor."""
 
-    def take(self, x: Tensor, row: int) -> Tensor:  # noqa: ARG002
+    def take(self, x: Tensor, row: int) -> Tensor:
         """Return ``x``."""
         return x
 
@@ -107,6 +107,8 @@ def match(alone: Tensor, batched: Tensor, size: int, row: int, known: Placement)
         return known
     if not isinstance(known, Unknown) and known.alone(batched.shape) == tuple(alone.shape):
         return Match(known, difference(alone, known.take(batched, row)), assumed=False)
+    if isinstance(known, Shared) and candidates(alone.shape, batched.shape, size):
+        return Unknown("it numbers the samples and holds none of their data", by_design=True)
     places = candidates(alone.shape, batched.shape, size)
     if not places:
         return Unknown(

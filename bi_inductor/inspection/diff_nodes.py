@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,7 @@ class Comparison:
 
 def compare(
     batched: Sequence[Run],
-    alone: dict[int, Sequence[Run]],
+    alone: Mapping[int, Sequence[Run]],
     size: int,
     run: Runner,
     *,
@@ -63,7 +63,9 @@ def compare(
             )
             return result
     for index, graph_run in enumerate(batched):
-        _compare_graph(result, index, graph_run, {r: runs[index] for r, runs in alone.items()}, run, group)
+        _compare_graph(
+            result, index, graph_run, {r: runs[index] for r, runs in alone.items()}, run, group
+        )
     return result
 
 
@@ -89,7 +91,9 @@ def op_of(node: Node) -> str:
     target: Any = node.target
     if isinstance(target, str):
         return f"Tensor.{target}" if node.op == "call_method" else target
-    module = str(getattr(target, "__module__", "") or "").replace("torch._C._nn", "torch.nn.functional")
+    module = str(getattr(target, "__module__", "") or "").replace(
+        "torch._C._nn", "torch.nn.functional"
+    )
     name = getattr(target, "__name__", str(target))
     if hasattr(target, "_schema") or hasattr(target, "_qualified_op_name"):
         return str(target)

@@ -125,10 +125,14 @@ def _place(graph: ObservedGraph, inputs: Sequence[Any], batch_of: Mapping[int, i
         return
     values, unknown = _follow(traced, dims, graph.reasons)
     outputs = output_nodes(traced)
-    for node, out in zip(graph.observed, outputs[len(outputs) - len(graph.observed) :], strict=True):
+    for node, out in zip(
+        graph.observed, outputs[len(outputs) - len(graph.observed) :], strict=True
+    ):
         value = values.get(out)  # type: ignore[call-overload]
-        known = isinstance(value, Value) and out not in unknown
-        graph.placements[node] = layout_of(value) if known else _NOT_FOLLOWED
+        if isinstance(value, Value) and out not in unknown:
+            graph.placements[node] = layout_of(value)
+        else:
+            graph.placements[node] = _NOT_FOLLOWED
 
 
 def _input_dims(
@@ -152,7 +156,7 @@ def _aten(gm: GraphModule, inputs: Sequence[Any]) -> GraphModule | None:
 
     def keep(traced: GraphModule, _: Any) -> Callable[..., Any]:
         found.append(traced)
-        return _torch.make_boxed_func(traced.forward)
+        return _torch.boxed(traced.forward)
 
     with torch.no_grad():
         _torch.aot_autograd(

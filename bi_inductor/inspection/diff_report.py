@@ -94,7 +94,7 @@ class DiffReport:
 
     @property
     def status(self) -> Status:
-        """"variant" if any output or node changed, else "not comparable" if any output could not be judged."""
+        """ "variant" if any output or node changed, else "not comparable" if any output could not be judged."""
         if self.nodes or any(o.status == "variant" for o in self.outputs):
             return "variant"
         judged = all(o.status == "invariant" for o in self.outputs)
@@ -147,7 +147,9 @@ class DiffReport:
             return f"{self.backend}: the same bits at batch sizes {sizes}"
         if self.status == "not comparable":
             names = ", ".join(sorted({o.output for o in self.outputs if o.status == self.status}))
-            return f"{self.backend}: not comparable, because nothing says whose numbers {names} holds"
+            return (
+                f"{self.backend}: not comparable, because nothing says whose numbers {names} holds"
+            )
         if self.first is None:
             return f"{self.backend}: the outputs change with the batch; no node was found (see the notes)"
         at = " in ".join(p for p in (self.first.line, self.first.module) if p)

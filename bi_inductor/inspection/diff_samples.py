@@ -14,7 +14,18 @@ from bi_inductor.batch import infer_batch_spec
 from bi_inductor.errors import InspectionError
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
-_PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.layout)
+_PLAIN = (
+    int,
+    float,
+    complex,
+    bool,
+    str,
+    bytes,
+    type(None),
+    torch.dtype,
+    torch.device,
+    torch.layout,
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,7 +71,11 @@ class Samples:
         dims: list[int | None] = [None] * len(leaves)
         for i, dim in zip(tensors, spec.dims, strict=True):
             dims[i] = dim
-        sizes = {name: leaf.shape[d] for (name, leaf), d in zip(named, dims, strict=True) if d is not None}
+        sizes = {
+            name: leaf.shape[d]
+            for (name, leaf), d in zip(named, dims, strict=True)
+            if d is not None
+        }
         if not sizes:
             raise InspectionError(
                 "no input has a batch dimension; pass a tensor with samples along dimension 0, or name "
@@ -81,7 +96,9 @@ class Samples:
     def leaves_of(self, rows: Sequence[int]) -> list[Any]:
         """Return the leaves of that call, all of them copies: a model may write to its inputs."""
         index = [row % self.size for row in rows]
-        return [self._cut(leaf, dim, index) for leaf, dim in zip(self.leaves, self.dims, strict=True)]
+        return [
+            self._cut(leaf, dim, index) for leaf, dim in zip(self.leaves, self.dims, strict=True)
+        ]
 
     def call(self, leaves: Sequence[Any]) -> Call:
         """Return the call with these leaves."""
@@ -135,7 +152,9 @@ def _named_leaves(
     except (TypeError, ValueError):
         parameters = []
     for i, value in enumerate(args):
-        positional = i < len(parameters) and parameters[i].kind is not inspect.Parameter.VAR_POSITIONAL
+        positional = (
+            i < len(parameters) and parameters[i].kind is not inspect.Parameter.VAR_POSITIONAL
+        )
         name = parameters[i].name if positional else f"args[{i}]"
         for leaf in pytree.tree_leaves(value):
             yield name, leaf

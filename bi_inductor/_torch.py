@@ -3,12 +3,16 @@
 Where releases differ, the feature is asked for, not the version.
 """
 
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch._dynamo import config as _dynamo_config
-from torch._dynamo import maybe_mark_dynamic
+from torch._dynamo import lookup_backend, maybe_mark_dynamic
 from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
 from torch._higher_order_ops.flex_attention import flex_attention
 from torch._inductor import config as _inductor_config
@@ -26,6 +30,8 @@ __all__ = [
     "InputSource",
     "TracingContext",
     "TransformGetItemToIndex",
+    "aot_autograd",
+    "boxed",
     "check_version",
     "compile_fx",
     "flex_attention",
@@ -35,10 +41,12 @@ __all__ = [
     "input_source",
     "is_backward",
     "keep_compiling",
+    "lookup_backend",
     "maybe_mark_dynamic",
     "select_decomp_table",
     "size_hint",
     "vmap_for_bhqkv",
+    "without_recompile_limit",
 ]
 
 SUPPORTED = ((2, 11), (2, 14))
@@ -75,6 +83,13 @@ def keep_compiling() -> None:
     """
     for name in ("recompile_limit", "accumulated_recompile_limit"):
         setattr(_dynamo_config, name, max(_NO_LIMIT, getattr(_dynamo_config, name)))
+
+
+@contextlib.contextmanager
+def without_recompile_limit() -> Iterator[None]:
+    """Inside, Dynamo compiles every batch size; at its limit it would run the rest by stock eager kernels."""
+    with _dynamo_config.patch(recompile_limit=2**16, accumulated_recompile_limit=2**16):
+        yield
 
 
 def graph_break_of(gm: GraphModule) -> str | None:
@@ -124,3 +139,13 @@ def is_backward(node: Node) -> bool:
     return node.meta.get("partitioner_tag") == "is_backward" or bool(
         node.meta.get("autograd_backward", False)
     )
+
+
+def boxed(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Give ``fn`` the calling convention of compiled code: one list of inputs."""
+
+    def call(inputs: list[Any]) -> Any:
+        return fn(*inputs)
+
+    call._boxed_call = True  # type: ignore[attr-defined]
+    return call

@@ -61,5 +61,9 @@ class UnsupportedDeviceError(BatchInvariantError):
     """A device without lowerings, or a graph that spans several devices."""
 
 
+class InspectionError(BatchInvariantError):
+    """A model or an input that the inspection tools cannot work with: one sentence for the command line."""
+
+
 class LoweringError(BatchInvariantError):
     """A kernel that refuses a call: a plan number or a dtype that it was not built for."""

@@ -281,6 +281,8 @@ def _said(error: Exception) -> int:
 
 def _silence() -> None:
     """An error of the input is said in one sentence, not also as a logged traceback."""
+    import torch  # noqa: F401  (sets the levels of its loggers when it is imported)
+
     logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
     logging.getLogger("torch._dynamo").setLevel(logging.ERROR)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -34,7 +34,7 @@
       node.short = node.op.replace(/^aten\./, "").replace(/\.default$/, "");
       node.said = node.verdict > 1 ? node.reason : node.plan;
       node.place = node.file ? `${node.file.split("/").pop()}:${node.line}` : "";
-      node.hay = [node.name, node.op, node.module, node.file, node.code, node.template, node.plan, node.reason, node.shape].join("\n").toLowerCase();
+      node.hay = [node.name, node.op, data.verdicts[node.verdict], node.module, node.file, node.code, node.template, node.plan, node.reason, node.shape].join("\n").toLowerCase();
       return node;
     });
     for (const node of nodes) for (const i of node.inputs) if (typeof i === "number") nodes[i].users.push(node.index);

@@ -13,11 +13,13 @@ from bi_inductor.errors import UnsupportedDeviceError
 from bi_inductor.flow.axes import extent_of
 from bi_inductor.inspection.capture import ORIGIN, Capture, CapturedGraph, Dynamic, capture
 from bi_inductor.inspection.nodes import (
+    PROBLEMS,
     GraphReport,
     InputReport,
     NodeReport,
     PlanReport,
     SymbolReport,
+    short_path,
 )
 from bi_inductor.inspection.report import ExplainReport
 from bi_inductor.plan import Step, op_name, remedy_of, where
@@ -182,7 +184,7 @@ def report_graph(
             after.setdefault(node.meta[ORIGIN], []).append(_line(node))
     return GraphReport(
         traced_on=graph.traced_on,
-        graph_break=graph.graph_break,
+        graph_break=short_path(graph.graph_break) if graph.graph_break else None,
         inputs=inputs,
         symbols=symbols,
         nodes=tuple(
@@ -231,6 +233,7 @@ class _Spelling:
 
     def node(self, step: Step, verdict: Verdict, reason: str, remedy: str) -> dict[str, Any]:
         node, place = step.node, where(step.node)
+        bad = verdict.value in PROBLEMS
         file, _, line = place.line.rpartition(":")
         dtype, shape = self.tensor(node.meta.get("val"))
         reduced = step.reduced
@@ -242,7 +245,8 @@ class _Spelling:
             "op": op_name(node),
             "verdict": verdict.value,
             "template": step.template.text() if step.template is not None else None,
-            "plan": _plan(step.plan) if step.plan is not None else None,
+            # a tolerated op runs in a fixed order too, but that does not make its bits the sample's own
+            "plan": _plan(step.plan) if step.plan is not None and not bad else None,
             "reason": reason,
             "remedy": remedy,
             "file": file,

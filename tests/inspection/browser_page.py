@@ -49,7 +49,7 @@ def main() -> None:
     out = given.out or Path(tempfile.mkdtemp(prefix="bi_inductor-page-"))
     out.mkdir(parents=True, exist_ok=True)
     pages = {
-        "deep": deep_report(40).html(out / "deep.html"),
+        "deep": deep_report(60).html(out / "deep.html"),
         "bad": bad_report().html(out / "bad.html"),
     }
     for name, (report, address, wanted) in VIEWS.items():
@@ -72,38 +72,36 @@ def check(browser: str, url: str, picture: Path, wanted: tuple[str, ...]) -> Non
 
 
 def measure(browser: str, page: Path, out: Path) -> None:
-    """Time what a user does, inside the page: every step must be done within one tenth of a second."""
+    """Time what a user does, inside the page: every step is one redraw."""
     steps = (
-        "location.hash='view=list'",
-        "location.hash='view=list&q=attention'",
-        "location.hash='view=code'",
-        "location.hash='module=layers.7'",
-        "location.hash='module=layers.7.attention'",
-        "document.getElementById('stage').scrollTop=30000",
+        "view=list",
+        "view=list&q=attention",
+        "view=code",
+        "module=layers.7",
+        "module=layers.7.attention",
+        "view=list&node=addmm_2_40",
     )
+    # at once, without waiting: the browser's clock is a virtual one while it waits
     probe = f"""<script>
-    (async () => {{
-      const said = [], frame = () => new Promise((r) => setTimeout(r, 0));
-      for (const step of {list(steps)!r}) {{
-        const start = performance.now();
-        eval(step); await frame(); document.body.getBoundingClientRect();
-        said.push(Math.round(performance.now() - start));
-      }}
-      document.title = "ms " + said.join(" ");
-    }})();
+    const said = {list(steps)!r}.map((step) => {{
+      const start = performance.now();
+      history.replaceState(null, "", "#" + step);
+      dispatchEvent(new HashChangeEvent("hashchange"));
+      document.getElementById("stage").getBoundingClientRect();
+      return Math.ceil(performance.now() - start);
+    }});
+    document.title = "ms " + said.join(" ");
     </script>"""
     timed = out / "timed.html"
     text = page.read_text()
-    # the probe needs eval, which the page itself does not allow
-    policy = re.search(r'<meta http-equiv="Content-Security-Policy"[^>]*>', text).group(0)
-    timed.write_text(text.replace(policy, "").replace("</body>", f"{probe}</body>"))
+    timed.write_text(text.replace("</body>", f"{probe}</body>"))
     start = time.perf_counter()
     drawn = chromium(browser, "--dump-dom", f"file://{timed.resolve()}")
     found = re.search(r"<title>ms ([\d ]+)</title>", drawn)
     assert found, "the probe did not finish"
     taken = [int(ms) for ms in found.group(1).split()]
     print(f"ok  steps took {taken} ms, the browser {time.perf_counter() - start:.1f} s")
-    assert max(taken) < 400, f"slow: {dict(zip(steps, taken, strict=True))}"
+    assert max(taken) < 300, f"slow: {dict(zip(steps, taken, strict=True))}"
 
 
 def chromium(browser: str, *args: str) -> str:

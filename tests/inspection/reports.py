@@ -86,17 +86,30 @@ def deep_report(depth):
     (graph,) = report.graphs
     layer = [n for n in graph.nodes if n.module.startswith("layers.0")]
     first = graph.nodes.index(layer[0])
+    names = {node.name for node in layer}
     nodes = [*graph.nodes[:first]]
     for i in range(depth):
-        nodes += [_renamed(n, i, {m.name for m in layer}) for n in layer]
-    nodes += [n for n in graph.nodes[first:] if n not in layer]
+        nodes += [_renamed(n, i, names, layer[-1].name) for n in layer]
+    rest = [n for n in graph.nodes[first:] if n not in layer]
+    last = {name: f"{name}_{depth - 1}" for name in names}
+    nodes += [
+        dataclasses.replace(n, inputs=tuple(last.get(name, name) for name in n.inputs))
+        for n in rest
+    ]
     return dataclasses.replace(report, graphs=(dataclasses.replace(graph, nodes=tuple(nodes)),))
 
 
-def _renamed(node, i, inside):
+def _renamed(node, i, inside, last):
+    """The node in layer ``i``; what came from before the first layer comes from the layer before."""
+
+    def source(name):
+        if name in inside:
+            return f"{name}_{i}"
+        return f"{last}_{i - 1}" if i and name == "embedding" else name
+
     return dataclasses.replace(
         node,
         name=f"{node.name}_{i}",
         module=node.module.replace("layers.0", f"layers.{i}"),
-        inputs=tuple(f"{name}_{i}" if name in inside else name for name in node.inputs),
+        inputs=tuple(map(source, node.inputs)),
     )

@@ -53,13 +53,11 @@ def test_source_code_cannot_end_the_script():
     with torch.no_grad():
         html = page(bi_inductor.explain(tricky, torch.zeros(4, 16)))
     assert html.count("</script>") == 2
-    assert "alert(1)" in embedded(html)["strings"][-1] or any(
-        "alert(1)" in s for s in embedded(html)["strings"]
-    )
+    assert any("</script><script>alert(1)" in text for text in embedded(html)["strings"])
 
 
 def test_thousands_of_nodes_stay_small():
-    report = deep_report(30)
+    report = deep_report(60)
     nodes = sum(len(g.nodes) for g in report.graphs)
     assert nodes > 2000
     assert len(json.dumps(page_data(report))) < 300 * nodes

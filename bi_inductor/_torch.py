@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 from torch._dynamo import config as _dynamo_config
-from torch._dynamo import maybe_mark_dynamic
+from torch._dynamo import lookup_backend, maybe_mark_dynamic
+from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
 from torch._inductor import config as _inductor_config
 from torch._inductor.compile_fx import compile_fx
@@ -34,6 +35,7 @@ __all__ = [
     "FakeTensorMode",
     "InputSource",
     "TracingContext",
+    "aot_autograd",
     "boxed",
     "check_version",
     "compile_fx",
@@ -44,6 +46,7 @@ __all__ = [
     "is_backward",
     "is_data_dependent",
     "keep_compiling",
+    "lookup_backend",
     "maybe_mark_dynamic",
     "root_cause",
     "select_decomp_table",
@@ -51,6 +54,7 @@ __all__ = [
     "trace_structured",
     "user_line",
     "with_state",
+    "without_recompile_limit",
 ]
 
 SUPPORTED = ((2, 11), (2, 14))
@@ -87,6 +91,13 @@ def keep_compiling() -> None:
     """
     for name in ("recompile_limit", "accumulated_recompile_limit"):
         setattr(_dynamo_config, name, max(_NO_LIMIT, getattr(_dynamo_config, name)))
+
+
+@contextlib.contextmanager
+def without_recompile_limit() -> Iterator[None]:
+    """Inside, Dynamo compiles every batch size; at its limit it would run the rest by stock eager kernels."""
+    with _dynamo_config.patch(recompile_limit=2**16, accumulated_recompile_limit=2**16):
+        yield
 
 
 def graph_break_of(gm: GraphModule) -> str | None:

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -68,11 +68,17 @@ def explain(
         with _status(f"loading {target}"):
             found = load_target(target, dtype=_dtype(dtype), weights=False)
         same = True
-        with torch.set_grad_enabled(train), _status(f"tracing {found.name}"):
+        with torch.set_grad_enabled(train), _status(f"tracing {found.name}") as progress:
             report = run_explain(
-                found.model, *found.args, device=device, kernels=kernels, **found.kwargs
+                found.model,
+                *found.args,
+                device=device,
+                kernels=kernels,
+                on_graph=lambda graph: progress(f"planned a graph of {len(graph.nodes)} nodes"),
+                **found.kwargs,
             )
             for size in sizes:
+                progress(f"tracing {found.name} with {size} samples")
                 args, kwargs = with_batch(found.model, found.args, found.kwargs, size)
                 other = run_explain(found.model, *args, device=device, dynamic=False, **kwargs)
                 if other.text() != report.text():
@@ -109,12 +115,17 @@ def diff(
 
         given = _batch_sizes(batch_sizes)
         found = _loaded(target, dtype, device)
-        with _quiet_grad(), _status(f"comparing batches of {found.name} under {backend}"):
+        with _status(f"comparing batches of {found.name} under {backend}") as progress:
             report = bi_inductor.diff(
-                found.model, *found.args, backend=backend, **given, **found.kwargs
+                found.model,
+                *found.args,
+                backend=backend,
+                progress=progress,
+                **given,
+                **found.kwargs,
             )
         _print(report, as_json)
-        raise typer.Exit(VARIANT if report.variant else INVARIANT)
+        raise typer.Exit(INVARIANT if report.ok else VARIANT)
 
 
 @app.command()
@@ -238,13 +249,13 @@ def _quiet_grad() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _status(text: str) -> Iterator[None]:
-    """A spinner on a terminal; nothing in a pipe or in CI."""
+def _status(text: str) -> Iterator[Callable[[str], None]]:
+    """A spinner on a terminal, nothing in a pipe or in CI; yields what changes its text."""
     if not _err.is_terminal or os.environ.get("CI"):
-        yield
+        yield lambda _: None
         return
-    with _err.status(text):
-        yield
+    with _err.status(text) as status:
+        yield status.update
 
 
 @contextlib.contextmanager

@@ -109,6 +109,19 @@ def test_debug_shows_the_traceback():
     assert isinstance(run("explain", f"{HERE}:failing", "--debug").exception, InspectionError)
 
 
+def test_diff_finds_nothing_in_ours_and_says_so():
+    done = run(
+        "diff", f"{HERE}:sound", "--backend", "batch_invariant", "--batch-sizes", "1,3", "--json"
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)
+
+
+def test_diff_under_stock_eager_exits_with_one_when_bits_change():
+    done = run("diff", f"{HERE}:variant", "--backend", "eager", "--batch-sizes", "1,3")
+    assert done.exit_code == 1, done.output
+
+
 def test_bench_times_both_backends():
     done = run("bench", f"{HERE}:sound", "--rounds", "3", "--batch-sizes", "2", "--json")
     assert done.exit_code == 0, done.output

@@ -16,8 +16,10 @@ PLANNED: tuple[str, ...] = ("cpu", "cuda", "mps", "neuron")
 
 
 def plans_of(device: str) -> ModuleType:
-    """The plans of a device: plain data, no toolchain. ``plan_for(key)`` gives the plan or raises ValueError;
-    a device whose kernels lack a kind of a template also has ``refusal(template)``, a sentence or None.
+    """The plans of a device: plain data, no toolchain.
+
+    ``plan_for(key)`` gives the plan, or raises ValueError or LoweringError. A device whose kernels lack a kind
+    of a template also has ``refusal(template)``: a sentence, or None.
 
     Raises:
         UnsupportedDeviceError: there are no plans for ``device``.

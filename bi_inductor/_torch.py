@@ -15,6 +15,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.runtime.cache_dir_utils import cache_dir as inductor_cache_dir
 from torch.fx import GraphModule, Node
+from torch.utils._filelock import FileLock as file_lock
 
 from bi_inductor.errors import UnsupportedTorchError
 
@@ -24,6 +25,7 @@ __all__ = [
     "TracingContext",
     "check_version",
     "compile_fx",
+    "file_lock",
     "graph_break_of",
     "inductor_cache_dir",
     "inductor_setting_names",

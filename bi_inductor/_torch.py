@@ -31,6 +31,7 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.fx import GraphModule, Node
 from torch.nn.attention.flex_attention import _vmap_for_bhqkv as vmap_for_bhqkv
+from torch.utils._filelock import FileLock as file_lock
 
 from bi_inductor.errors import UnsupportedTorchError
 
@@ -45,6 +46,7 @@ __all__ = [
     "check_version",
     "compile_fx",
     "fake_on",
+    "file_lock",
     "flex_attention",
     "graph_break_of",
     "inductor_cache_dir",

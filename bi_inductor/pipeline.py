@@ -1,6 +1,5 @@
 """The way of a graph: attention, AOTAutograd, plan, rewrite, Inductor with its choices pinned, certificate."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +10,12 @@ from torch.fx import Graph, GraphModule
 from bi_inductor import _torch, certificates, trace
 from bi_inductor.attention import open_attention
 from bi_inductor.batch import BatchSpec, infer_batch_spec, is_tangent
-from bi_inductor.cache import remove_damaged_library, sources_digest
+from bi_inductor.cache import clean_once, remove_unfinished_libraries, sources_digest
 from bi_inductor.decompositions import decomposition_table
 from bi_inductor.errors import OptionError, UnsupportedDeviceError
 from bi_inductor.options import Options, make_options
 from bi_inductor.plan import make_plan
 from bi_inductor.rewrite import rewrite
-
-log = logging.getLogger("bi_inductor")
 
 
 def compile_graph(
@@ -52,6 +49,7 @@ def compile_graph(
     }
 
     def compiled() -> Callable[..., Any]:
+        record.planned.clear()
         made: Callable[..., Any] = _torch.compile_fx(  # type: ignore[assignment]
             gm,
             list(example_inputs),
@@ -61,21 +59,20 @@ def compile_graph(
         )
         return made
 
-    made = _rebuilding(compiled)
+    made = _on_clean_cache(compiled)
     record.close()
     return made
 
 
-def _rebuilding(compiled: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
-    """Compile again for each library in the cache that a killed compiler left unfinished."""
-    while True:
-        try:
-            return compiled()
-        except Exception as error:
-            library = remove_damaged_library(error)
-            if library is None:
-                raise
-            log.warning("%s was damaged (a killed compile?) and is built again", library)
+def _on_clean_cache(compiled: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    """Compile; again if the first try failed on a library that a killed compiler had left unfinished."""
+    clean_once()
+    try:
+        return compiled()
+    except Exception:
+        if not remove_unfinished_libraries():
+            raise
+        return compiled()
 
 
 def graph_device(gm: GraphModule, example_inputs: Sequence[Any]) -> str:

@@ -4,6 +4,8 @@ Where releases differ, the feature is asked for, not the version.
 """
 
 import contextlib
+import os
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +16,25 @@ from torch._dynamo import lookup_backend, maybe_mark_dynamic
 from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
+<<<<<<< HEAD
 from torch._higher_order_ops.flex_attention import flex_attention
+=======
+>>>>>>> insp
 from torch._inductor import config as _inductor_config
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.decomposition import select_decomp_table
+<<<<<<< HEAD
 from torch._inductor.runtime.cache_dir_utils import cache_dir as inductor_cache_dir
+=======
+from torch._logging._internal import trace_structured
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
+>>>>>>> insp
 from torch.fx import GraphModule, Node
 from torch.nn.attention.flex_attention import _vmap_for_bhqkv as vmap_for_bhqkv
 
@@ -27,6 +42,7 @@ from bi_inductor.errors import UnsupportedTorchError
 
 __all__ = [
     "CustomGraphPass",
+    "FakeTensorMode",
     "InputSource",
     "TracingContext",
     "TransformGetItemToIndex",
@@ -34,18 +50,30 @@ __all__ = [
     "boxed",
     "check_version",
     "compile_fx",
+<<<<<<< HEAD
     "flex_attention",
+=======
+    "fake_on",
+>>>>>>> insp
     "graph_break_of",
     "inductor_cache_dir",
     "inductor_setting_names",
     "input_source",
     "is_backward",
+    "is_data_dependent",
     "keep_compiling",
     "lookup_backend",
     "maybe_mark_dynamic",
+    "root_cause",
     "select_decomp_table",
     "size_hint",
+<<<<<<< HEAD
     "vmap_for_bhqkv",
+=======
+    "trace_structured",
+    "user_line",
+    "with_state",
+>>>>>>> insp
     "without_recompile_limit",
 ]
 
@@ -149,3 +177,48 @@ def boxed(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     call._boxed_call = True  # type: ignore[attr-defined]
     return call
+
+
+def fake_on(mode: FakeTensorMode, x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a fake tensor like ``x`` that says it is on ``device``; a meta tensor has no device of its own."""
+    if x.device.type != "meta":
+        return mode.from_tensor(x)
+    fake = FakeTensor(mode, x.detach(), device)
+    if not isinstance(x, torch.nn.Parameter):
+        return fake.requires_grad_(x.requires_grad)
+    return torch.nn.Parameter(fake, requires_grad=x.requires_grad)
+
+
+@contextlib.contextmanager
+def with_state(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Inside, ``model`` has these parameters and buffers; tied ones stay tied."""
+    from torch.nn.utils.stateless import _reparametrize_module
+
+    with _reparametrize_module(model, state, tie_weights=True):
+        yield
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return what a compiler's exception was raised for."""
+    seen = {id(error)}
+    while True:
+        inner = getattr(error, "inner_exception", None) or error.__cause__
+        if inner is None or id(inner) in seen:
+            return error
+        seen.add(id(inner))
+        error = inner
+
+
+def user_line(error: BaseException) -> str:
+    """Return `` at file:line`` of the last line of the user's code that an error went through, or nothing."""
+    ours = (os.path.dirname(torch.__file__), os.path.dirname(__file__), "<")
+    traced = getattr(error, "real_stack", None)
+    # without a traced stack, the first frame outside is the caller of the tool
+    frames = list(traced) if traced else traceback.extract_tb(error.__traceback__)[1:]
+    outside = [f for f in frames if not f.filename.startswith(ours)]
+    return f" at {outside[-1].filename}:{outside[-1].lineno}" if outside else ""
+
+
+def is_data_dependent(error: BaseException) -> bool:
+    """Whether a fake tensor was asked for its numbers."""
+    return isinstance(error, (DataDependentOutputException, DynamicOutputShapeException))

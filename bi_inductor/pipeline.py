@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule
 
-from bi_inductor import _torch, certificates
+from bi_inductor import _torch, certificates, trace
 from bi_inductor.attention import open_attention
 from bi_inductor.batch import BatchSpec, infer_batch_spec, is_tangent
 from bi_inductor.cache import remove_damaged_library, sources_digest
@@ -41,7 +41,8 @@ def compile_graph(
     _torch.keep_compiling()
     inputs = batch_of_inputs(gm, chosen)
     unite_batch_sizes(gm, inputs)
-    gm = open_attention(gm)
+    with trace.op_diff("open_attention", gm.graph):
+        gm = open_attention(gm)
     record = certificates.open_graph(gm, device=device, options=chosen, batch=inputs)
     patches = {
         **pins,
@@ -177,7 +178,10 @@ class PlanPass(_torch.CustomGraphPass):
             on_variant=self.options.on_variant,
         )
         self.record.add(planned)
-        rewrite(gm, planned, uniform=self.options.tiling == "uniform")
+        trace.show_plan(planned)
+        with trace.op_diff("rewrite", graph):
+            rewrite(gm, planned, uniform=self.options.tiling == "uniform")
+        trace.show_graph(gm)
 
     def uuid(self) -> Any:
         """What shapes the generated code and is no Inductor setting."""

@@ -13,12 +13,20 @@ from typing import Any
 import torch
 from torch._dynamo import config as _dynamo_config
 from torch._dynamo import lookup_backend, maybe_mark_dynamic
+from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
+<<<<<<< HEAD
+from torch._higher_order_ops.flex_attention import flex_attention
+=======
+>>>>>>> insp
 from torch._inductor import config as _inductor_config
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.decomposition import select_decomp_table
+<<<<<<< HEAD
+from torch._inductor.runtime.cache_dir_utils import cache_dir as inductor_cache_dir
+=======
 from torch._logging._internal import trace_structured
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
@@ -26,7 +34,9 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
+>>>>>>> insp
 from torch.fx import GraphModule, Node
+from torch.nn.attention.flex_attention import _vmap_for_bhqkv as vmap_for_bhqkv
 
 from bi_inductor.errors import UnsupportedTorchError
 
@@ -35,12 +45,18 @@ __all__ = [
     "FakeTensorMode",
     "InputSource",
     "TracingContext",
+    "TransformGetItemToIndex",
     "aot_autograd",
     "boxed",
     "check_version",
     "compile_fx",
+<<<<<<< HEAD
+    "flex_attention",
+=======
     "fake_on",
+>>>>>>> insp
     "graph_break_of",
+    "inductor_cache_dir",
     "inductor_setting_names",
     "input_source",
     "is_backward",
@@ -51,9 +67,13 @@ __all__ = [
     "root_cause",
     "select_decomp_table",
     "size_hint",
+<<<<<<< HEAD
+    "vmap_for_bhqkv",
+=======
     "trace_structured",
     "user_line",
     "with_state",
+>>>>>>> insp
     "without_recompile_limit",
 ]
 

@@ -8,10 +8,10 @@ import torch
 from torch.fx import GraphModule
 
 from bi_inductor import _torch
-from bi_inductor.errors import BatchInvariantError, InspectionError
+from bi_inductor.errors import InspectionError
 from bi_inductor.inspection import bits
 from bi_inductor.inspection.diff_isolate import Runner
-from bi_inductor.inspection.diff_layout import Match, Unknown, candidates, match
+from bi_inductor.inspection.diff_layout import BY_SHAPE, Match, Unknown, candidates, match
 from bi_inductor.inspection.diff_nodes import Changed, Comparison, compare, op_of, place_of
 from bi_inductor.inspection.diff_observe import Compiler, Observer, Run, leaf_dims
 from bi_inductor.inspection.diff_report import (
@@ -21,10 +21,9 @@ from bi_inductor.inspection.diff_report import (
     NotComparable,
     OutputDifference,
 )
-from bi_inductor.inspection.diff_samples import Samples, checked_sizes, rows_of, tensors_of
+from bi_inductor.inspection.diff_samples import Outputs, Samples, checked_sizes, outputs_of, rows_of
 
 Model = Callable[..., Any]
-Outputs = list[tuple[str, torch.Tensor]]
 
 
 def diff(
@@ -114,7 +113,7 @@ class _Whole:
 
     def run(self, rows: Sequence[int]) -> Outputs:
         args, kwargs = self.samples.take(rows)
-        return _outputs(self.fn, args, kwargs)
+        return outputs_of(self.fn, args, kwargs)
 
     def alone(self, row: int) -> Outputs:
         at = row % self.samples.size
@@ -133,7 +132,7 @@ class _Whole:
                     f"one sample gives {len(rows[0][1])} tensors and a batch of {size} gives "
                     f"{len(batched)}, so they cannot be compared"
                 )
-            seen = [(row, _against(out[index][1], value, size, row)) for row, out in rows]
+            seen = [(row, match(out[index][1], value, size, row, BY_SHAPE)) for row, out in rows]
             found.append(self._judge(name, size, value, seen))
         return found
 
@@ -174,25 +173,6 @@ class _Whole:
             for d in candidates(x.shape, value.shape, size)
             if hasattr(d, "dim")
         )
-
-
-def _against(alone: torch.Tensor, batched: torch.Tensor, size: int, row: int) -> Match | Unknown:
-    return match(alone, batched, size, row, Unknown("read off the shapes"))
-
-
-def _outputs(fn: Model, args: Any, kwargs: Any) -> Outputs:
-    try:
-        return [(name, x.detach().clone()) for name, x in tensors_of(fn(*args, **kwargs))]
-    except BatchInvariantError:
-        raise
-    except Exception as error:
-        cause = getattr(error, "inner_exception", None) or error
-        if isinstance(cause, BatchInvariantError):
-            raise cause from None
-        text = next(
-            (line for line in str(cause).splitlines() if line.strip()), type(cause).__name__
-        )
-        raise InspectionError(f"the model does not run on these inputs: {text.strip()}") from error
 
 
 def _compiled(
@@ -273,7 +253,7 @@ def _look(
     def runs(rows: Sequence[int]) -> list[Run]:
         args, kwargs = samples.take(rows)
         observer.runs, observer.batch_of = [], leaf_dims(samples.dims, (args, kwargs))
-        _outputs(fn, args, kwargs)
+        outputs_of(fn, args, kwargs)
         return observer.runs
 
     found = []

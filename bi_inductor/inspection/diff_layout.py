@@ -61,6 +61,10 @@ Place = Layout | Shared
 Placement = Layout | Shared | Unknown
 
 
+#: a placement for values that no analysis has seen
+BY_SHAPE = Unknown("read off the shapes")
+
+
 def layout_of(value: Value) -> Placement:
     """Return the layout that the flow analysis found."""
     if isinstance(value.fact, WHOLE_BATCH):

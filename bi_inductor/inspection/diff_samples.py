@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from bi_inductor.batch import infer_batch_spec
-from bi_inductor.errors import InspectionError
+from bi_inductor.errors import BatchInvariantError, InspectionError
 
+Outputs = list[tuple[str, Tensor]]
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 _PLAIN = (
     int,
@@ -121,6 +122,23 @@ class Samples:
 def tensors_of(output: Any) -> list[tuple[str, Tensor]]:
     """Return every tensor of a model's output with its path: tensors, dicts, dataclasses, caches, lists."""
     return list(_walk(output, "", set()))
+
+
+def outputs_of(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Outputs:
+    """Call a model and return copies of the tensors of its output.
+
+    Raises:
+        BatchInvariantError: our backend's own error, out of Dynamo's wrapping.
+        InspectionError: the model does not run.
+    """
+    try:
+        return [(name, x.detach().clone()) for name, x in tensors_of(fn(*args, **kwargs))]
+    except Exception as error:
+        cause = getattr(error, "inner_exception", None) or error
+        if isinstance(cause, BatchInvariantError):
+            raise cause from None
+        text = next((s.strip() for s in str(cause).splitlines() if s.strip()), type(cause).__name__)
+        raise InspectionError(f"the model does not run on these inputs: {text}") from error
 
 
 def rows_of(batch_size: int) -> tuple[int, ...]:

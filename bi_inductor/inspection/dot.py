@@ -3,9 +3,8 @@
 from collections import defaultdict
 from collections.abc import Iterator
 
-from bi_inductor.inspection.nodes import GraphReport, NodeReport
+from bi_inductor.inspection.nodes import GraphReport, NodeReport, short_op
 from bi_inductor.inspection.report import ExplainReport
-from bi_inductor.inspection.table import short_op
 
 COLOURS = {
     "invariant": "#d9f2e3",

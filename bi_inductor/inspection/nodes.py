@@ -109,3 +109,8 @@ def short_path(path: str) -> str:
         if path.startswith(root + os.sep):
             return path[len(root) + 1 :]
     return path
+
+
+def short_op(op: str) -> str:
+    """Return ``mm`` for ``aten.mm.default``."""
+    return op.removeprefix("aten.").removesuffix(".default")

@@ -5,7 +5,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from bi_inductor.inspection.nodes import PROBLEMS, NodeReport
+from bi_inductor.inspection.nodes import PROBLEMS, NodeReport, short_op
 from bi_inductor.inspection.report import ExplainReport, Row
 
 STYLES = {
@@ -88,11 +88,6 @@ def _plans(rows: list[Row], *, several: bool) -> Table:
         table.add_row(*shown, Text(_plan(row), style=STYLES[row.verdict]))
         seen = module
     return table
-
-
-def short_op(op: str) -> str:
-    """Return ``mm`` for ``aten.mm.default``."""
-    return op.removeprefix("aten.").removesuffix(".default")
 
 
 _DTYPES = {"float32": "f32", "float64": "f64", "int64": "i64"}

@@ -153,6 +153,13 @@ def test_the_plugin_prints_a_table(project):
     assert "seed 3" in text
 
 
+def test_the_table_is_written_as_markdown(project, pytester):
+    project("--bi-table", "table.md", "-k", "mine")
+    text = (pytester.path / "table.md").read_text()
+    assert "4 of 4 cells equal" in text
+    assert "| test_mine | float32 | cpu | equal (3) |" in text
+
+
 def test_axes_come_from_the_command_line(project):
     result = project("--bi-axes", "batch", "-k", "mine")
     text = result.stdout.str()

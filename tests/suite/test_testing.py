@@ -69,6 +69,15 @@ def test_a_failure_names_axis_row_and_ulps(fn, axis, text):
     assert not caught.value.report.passed
 
 
+def test_a_failure_names_the_op():
+    """Stock eager torch picks another kernel for a product of one row."""
+    model = nn.Sequential(nn.Linear(700, 300), nn.Tanh())
+    with pytest.raises(testing.BatchVariantError, match="first op whose bits change: .*linear"):
+        testing.assert_batch_invariant(
+            model, lambda n: torch.randn(n, 700), backend="eager", axes=("batch",)
+        )
+
+
 def test_a_control_that_agrees_with_itself_is_too_weak():
     with pytest.raises(testing.ControlTooWeakError, match="too tame"):
         testing.run_negative_control(Scaled(), samples, backend="eager", batch_sizes=(1, 2))

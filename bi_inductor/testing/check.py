@@ -230,7 +230,7 @@ def _culprit(subject: Subject) -> str:
     from bi_inductor.errors import BatchInvariantError
     from bi_inductor.inspection.diff import diff
 
-    named = dict(zip(subject.names or (), subject.samples, strict=False))
+    named: dict[str, Any] = dict(zip(subject.names or (), subject.samples, strict=False))
     args = () if named else subject.samples
     sizes = tuple(n for n in subject.batch_sizes if n > 1)[:2]
     try:

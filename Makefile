@@ -45,7 +45,7 @@ endif
 
 # every architecture in every dtype along every axis, 10,000 random graphs: hours
 test-all: install
-	$(BIN)/pytest tests/suite -q --thorough --durations=30
+	$(BIN)/pytest tests/suite -q --thorough --durations=30 --bi-table benchmarks/results/suite.md
 
 # kernels of other devices, proved without them: Metal through a C++ shim (wants clang++), NKI through an emulator
 test-mps test-neuron: test-%: install

@@ -228,11 +228,9 @@ def _findings(comparison: Comparison) -> list[Finding]:
 def _culprit(subject: Subject) -> str:
     """Ask ``diff`` for the first op whose bits change; its own trouble must not hide the finding."""
     from bi_inductor.errors import BatchInvariantError
+    from bi_inductor.inspection.diff import diff
 
-    diff = getattr(__import__("bi_inductor"), "diff", None)
-    if diff is None:
-        return ""
-    named = dict(zip(subject.names or (), subject.samples, strict=False))
+    named: dict[str, Any] = dict(zip(subject.names or (), subject.samples, strict=False))
     args = () if named else subject.samples
     sizes = tuple(n for n in subject.batch_sizes if n > 1)[:2]
     try:
@@ -241,7 +239,7 @@ def _culprit(subject: Subject) -> str:
         )  # fmt: skip
     except BatchInvariantError as error:
         return f"not found ({error})"
-    first = next(iter(report.nodes), None)
+    first = report.first
     if first is None:
         return "none observed; the difference is made by a fusion, or outside of the graphs"
     return f"{first.op} ({', '.join(part for part in (first.code, first.line) if part)})"

@@ -1,10 +1,11 @@
-"""The pytest plugin: the fixture ``batch_invariant``, three options, a table at the end.
+"""The pytest plugin: the fixture ``batch_invariant``, four options, a table at the end.
 
 Loaded by pytest in every environment that has this package, so nothing here imports torch before a test asks
 for it. ``-p no:bi_inductor.testing.plugin`` turns it off; the name works installed or not.
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,7 @@ _CELL = "batch_invariant"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--bi-device``, ``--bi-axes`` and ``--bi-seed``."""
+    """Add ``--bi-device``, ``--bi-axes``, ``--bi-seed`` and ``--bi-table``."""
     group = parser.getgroup("batch invariance")
     group.addoption(
         "--bi-device", metavar="DEVICE", help="device of the models under test; fails without it"
@@ -25,6 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--bi-axes", metavar="A,B", help="axes to test instead of those that a test names"
     )
     group.addoption("--bi-seed", metavar="N", type=int, help="seed of the inputs")  # fmt: skip
+    group.addoption("--bi-table", metavar="FILE", help="write the final table to FILE as Markdown")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -79,14 +81,29 @@ def _tuple(text: str | None) -> tuple[str, ...] | None:
 
 def _note(node: pytest.Item, report: "Report") -> None:
     """``user_properties`` travel from xdist's workers to the process that prints."""
+    name = node.callspec.id if hasattr(node, "callspec") else node.name
     for cell in report.cells:
-        row = (node.name, cell.axis, cell.dtype, cell.device, cell.compared, len(cell.findings))
+        row = (name, cell.axis, cell.dtype, cell.device, cell.compared, len(cell.findings))
         node.user_properties.append((_CELL, row))
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print one row per test and axis."""
-    rows = [
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Print one row per test and axis, and write them to ``--bi-table``."""
+    rows = _rows(terminalreporter)
+    if not rows:
+        return
+    terminalreporter.section("batch invariance")
+    width = max(len(row[0]) for row in rows)
+    for test, axis, dtype, device, compared, different in rows:
+        terminalreporter.line(
+            f"{test:{width}}  {axis:10}  {dtype:9} {device:6} {compared:5} rows  {_verdict(different)}"
+        )
+    if path := config.getoption("--bi-table"):
+        Path(path).write_text(_markdown(rows, " ".join(config.invocation_params.args)))
+
+
+def _rows(terminalreporter: Any) -> list[tuple[Any, ...]]:
+    return [
         tuple(value)
         for reports in terminalreporter.stats.values()
         for report in reports
@@ -94,12 +111,30 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for name, value in report.user_properties
         if name == _CELL
     ]
-    if not rows:
-        return
-    terminalreporter.section("batch invariance")
-    width = max(len(row[0]) for row in rows)
+
+
+def _verdict(different: int) -> str:
+    return "equal" if not different else f"{different} DIFFER"
+
+
+def _markdown(rows: list[tuple[Any, ...]], command: str) -> str:
+    """A line per test, dtype and device, a column per axis, and the sums."""
+    import torch
+
+    axes = list(dict.fromkeys(row[1] for row in rows))
+    cells: dict[tuple[str, str, str], dict[str, str]] = {}
     for test, axis, dtype, device, compared, different in rows:
-        verdict = "equal" if not different else f"{different} DIFFER"
-        terminalreporter.line(
-            f"{test:{width}}  {axis:10}  {dtype:9} {device:6} {compared:5} rows  {verdict}"
-        )
+        verdict = f"{_verdict(different)} ({compared})"
+        cells.setdefault((test, dtype, device), {})[axis] = verdict
+    failed = sum(1 for row in rows if row[5])
+    lines = [
+        f"# Batch invariance: {len(rows) - failed} of {len(rows)} cells equal",
+        "",
+        f"torch {torch.__version__}, `pytest {command}`. In brackets: rows compared with `torch.equal` semantics.",
+        "",
+        f"| model | dtype | device | {' | '.join(axes)} |",
+        f"|{'---|' * (3 + len(axes))}",
+    ]
+    for key, found in cells.items():
+        lines.append(f"| {' | '.join((*key, *(found.get(axis, '') for axis in axes)))} |")
+    return "\n".join(lines) + "\n"

@@ -15,4 +15,7 @@ def test_another_process_gives_the_same_bits_and_so_does_the_kept_table():
     assert json.loads(there.splitlines()[-1]) == here
     kept = json.loads(hashes.FILE.read_text())
     if hashes.machine() in kept:
-        assert kept[hashes.machine()] == here
+        assert kept[hashes.machine()] == here, (
+            "bits changed since the table was kept: a schedule must not do that; if a plan was changed on "
+            "purpose, run python -m tests.suite.hashes --write"
+        )

@@ -69,6 +69,15 @@ def test_a_failure_names_axis_row_and_ulps(fn, axis, text):
     assert not caught.value.report.passed
 
 
+def test_a_failure_names_the_op():
+    """Stock eager torch picks another kernel for a product of one row."""
+    model = nn.Sequential(nn.Linear(700, 300), nn.Tanh())
+    with pytest.raises(testing.BatchVariantError, match="first op whose bits change: .*linear"):
+        testing.assert_batch_invariant(
+            model, lambda n: torch.randn(n, 700), backend="eager", axes=("batch",)
+        )
+
+
 def test_a_control_that_agrees_with_itself_is_too_weak():
     with pytest.raises(testing.ControlTooWeakError, match="too tame"):
         testing.run_negative_control(Scaled(), samples, backend="eager", batch_sizes=(1, 2))
@@ -151,6 +160,13 @@ def test_the_plugin_prints_a_table(project):
     assert any(line.startswith("test_mine") and "equal" in line for line in text.splitlines())
     assert any(line.startswith("test_bad") and "DIFFER" in line for line in text.splitlines())
     assert "seed 3" in text
+
+
+def test_the_table_is_written_as_markdown(project, pytester):
+    project("--bi-table", "table.md", "-k", "mine")
+    text = (pytester.path / "table.md").read_text()
+    assert "4 of 4 cells equal" in text
+    assert "| test_mine | float32 | cpu | equal (3) |" in text
 
 
 def test_axes_come_from_the_command_line(project):

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper
 from transformers.generation.continuous_batching.cb_logits_processors import (
     ContinuousBatchingLogitsProcessor,
     ContinuousBatchingLogitsProcessorList,
+    ContinuousBatchingTemperatureLogitsWarper,
 )
 
 from bi_inductor.sampling.philox import uniform
@@ -52,17 +53,18 @@ class SeededSampling(LogitsProcessor):
 
 
 class PerRequestSampling(ContinuousBatchingLogitsProcessor):
-    """The same for continuous batching: ``manager.add_request(ids, seed=7)``; requests without a seed use 0.
+    """The same for continuous batching: ``manager.add_request(ids, seed=7, temperature=0.8)``.
 
     Args:
-        settings: as in ``SeededSampling``; they hold for every request of the manager.
+        temperature: of requests that name none; above 0. Requests without a seed use seed 0.
+        settings: ``top_k``, ``top_p``, ``min_p`` of every request of the manager.
     """
 
     supported_kwargs: dict[str, type] = {"seed": int}  # noqa: RUF012  (transformers' own declaration)
     ignored_kwargs: tuple[str, ...] = ()
 
-    def __init__(self, **settings: Any) -> None:
-        self.settings = settings
+    def __init__(self, temperature: float = 1.0, **settings: Any) -> None:
+        self.temperature, self.settings = temperature, settings
 
     def fill_defaults(self, int32_tensor: Tensor) -> None:
         """Rows without a request draw at 0."""
@@ -83,7 +85,7 @@ class PerRequestSampling(ContinuousBatchingLogitsProcessor):
         return _only(draw(rank(scores, **self.settings), numbers), scores)
 
     def install(self, manager: Any) -> None:
-        """Make this the one processor of a ``ContinuousBatchingManager`` that has not started yet.
+        """Make temperature and this the processors of a ``ContinuousBatchingManager`` that has not started yet.
 
         Raises:
             RuntimeError: the manager already runs.
@@ -92,7 +94,13 @@ class PerRequestSampling(ContinuousBatchingLogitsProcessor):
             raise RuntimeError(
                 "the manager has started; install the sampling before manager.start()"
             )
-        manager.logit_processor = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([self]))
+        temperature = TemperatureLogitsWarper(self.temperature)
+        chain = ContinuousBatchingLogitsProcessorList(
+            LogitsProcessorList([ContinuousBatchingTemperatureLogitsWarper(temperature), self])
+        )
+        # the list counts only the processors that it converted itself
+        chain.tensors_required = len(chain.logits_processor)
+        manager.logit_processor = chain
 
 
 def _only(tokens: Tensor, scores: Tensor) -> Tensor:

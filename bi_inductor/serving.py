@@ -40,7 +40,8 @@ def prepare(model: PreTrainedModel, backend: str | None = "batch_invariant") -> 
         for module in compiled:
             # forward, not the module: Dynamo skips the frame of a bare torch.nn module
             module.forward = torch.compile(module.forward, backend=backend, dynamic=True)
-    return model.eval()
+    model.train(False)
+    return model
 
 
 def _parts(model: nn.Module) -> list[nn.Module]:
@@ -126,10 +127,10 @@ def paged_attention(
 
 def _mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:
     """Return the bool mask of one request ``[queries, keys]``, None where causality alone says it."""
-    windowed = window is not None and keys > window
-    if not windowed and queries in (1, keys):
+    span = None if window is None or keys <= window else window
+    if span is None and queries in (1, keys):
         return None
     last = torch.arange(keys - queries, keys, device=device)[:, None]
     place = torch.arange(keys, device=device)
     mask = place <= last
-    return mask & (place > last - window) if windowed else mask
+    return mask if span is None else mask & (place > last - span)

@@ -40,7 +40,7 @@ test: install
 	$(BIN)/python tests/lowerings/mps/on_device.py
 else
 test: test-fast
-	$(BIN)/pytest tests/lowerings tests/invariance -q --durations=15 $(addprefix --ignore=tests/lowerings/,$(OTHER_DEVICES))
+	$(BIN)/pytest tests/lowerings tests/invariance tests/generation -q --durations=15 $(addprefix --ignore=tests/lowerings/,$(OTHER_DEVICES))
 endif
 
 # kernels of other devices, proved without them: Metal through a C++ shim (wants clang++), NKI through an emulator

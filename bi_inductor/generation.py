@@ -111,9 +111,11 @@ def _refuse_search(model: Any, kwargs: dict[str, Any]) -> None:
 
 def _check_capacity(prompt: int, config: Any, kwargs: dict[str, Any]) -> None:
     cache = kwargs.get("past_key_values")
-    limit = getattr(cache, "max_cache_len", None)
     new = kwargs.get("max_new_tokens") or config.max_new_tokens or 0
-    if limit is not None and limit > 0 and prompt + new > limit:
-        raise ValueError(
-            f"the prompt of {prompt} tokens and {new} new ones do not fit the cache of {limit}; make it longer"
-        )
+    for layer in getattr(cache, "layers", ()):
+        # -1 grows without end; a sliding layer forgets what it has to
+        limit = layer.get_max_length()
+        if not getattr(layer, "is_sliding", False) and 0 <= limit < prompt + new:
+            raise ValueError(
+                f"the prompt of {prompt} tokens and {new} new ones do not fit the cache of {limit}; make it longer"
+            )

@@ -5,6 +5,8 @@ works token by token and gives attention to ``paged_attention``: the pages of a 
 counted from its own first one, so the split borders are those of the request alone.
 """
 
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -31,7 +33,8 @@ def prepare(model: PreTrainedModel, backend: str | None = "batch_invariant") -> 
     Raises:
         ValueError: a part is missing.
     """
-    compiled = [*_parts(model)]
+    layers, others = _parts(model)
+    compiled = [*layers, *others]
     AttentionInterface.register(ATTENTION, paged_attention)
     AttentionMaskInterface.register(ATTENTION, flash_attention_mask)
     # set_attn_implementation would look for a kernel package of this name
@@ -40,11 +43,27 @@ def prepare(model: PreTrainedModel, backend: str | None = "batch_invariant") -> 
         for module in compiled:
             # forward, not the module: Dynamo skips the frame of a bare torch.nn module
             module.forward = torch.compile(module.forward, backend=backend, dynamic=True)
+    for layer in layers:
+        layer.forward = _aside(layer.forward)
     model.train(False)
     return model
 
 
-def _parts(model: nn.Module) -> list[nn.Module]:
+#: what the engine says about the step, by thread
+_STEP = threading.local()
+
+
+def _aside(block: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Hand the engine's borders and indices past the compiled block: it would recompile for their sizes."""
+
+    def forward(hidden: Tensor, position_embeddings: Any = None, **engine: Any) -> Tensor:
+        _STEP.engine = engine
+        return block(hidden, position_embeddings=position_embeddings)
+
+    return forward
+
+
+def _parts(model: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
     decoder = getattr(model, "model", None)
     found = {name: getattr(decoder, name, None) for name in ("layers", "norm", "rotary_emb")}
     found["lm_head"] = getattr(model, "lm_head", None)
@@ -56,7 +75,7 @@ def _parts(model: nn.Module) -> list[nn.Module]:
         )
     layers = found.pop("layers")
     assert isinstance(layers, nn.ModuleList)
-    return [*layers, *(module for module in found.values() if module is not None)]
+    return list(layers), [module for module in found.values() if module is not None]
 
 
 # the cache is written in place, through views that a graph cannot hold
@@ -71,7 +90,6 @@ def paged_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    cache: Any = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of packed requests over transformers' paged cache.
@@ -84,8 +102,7 @@ def paged_attention(
         scaling: default ``1 / sqrt(D)``.
         sliding_window: keys that a token sees, itself included; None for all.
         softcap: None.
-        cache: the ``PagedAttentionCache``.
-        kwargs: the engine's borders and indices.
+        kwargs: the engine's ``cache``, borders and indices, unless they came past the compiled block.
 
     Returns:
         ``[1, tokens, H, D]`` and None; padding tokens behind the last request get 0.
@@ -93,6 +110,8 @@ def paged_attention(
     Raises:
         ValueError: there is no paged cache, or a mask, dropout or softcap is asked for.
     """
+    engine = {**getattr(_STEP, "engine", {}), **kwargs}
+    cache = engine.pop("cache", None)
     if cache is None:
         raise ValueError(
             f"attention {ATTENTION!r} was called without a paged cache; it serves model.generate_batch. For "
@@ -102,9 +121,9 @@ def paged_attention(
         raise ValueError(
             f"attention {ATTENTION!r} has no mask, dropout, softcap or attention sinks"
         )
-    key, value = cache.update(key, value, module.layer_idx, kwargs)
+    key, value = cache.update(key, value, module.layer_idx, engine)
     numbers = plan_numbers(t.Attention, query, (query.shape[-1], None))
-    q_ends, k_ends = kwargs["cu_seq_lens_q"].tolist(), kwargs["cu_seq_lens_k"].tolist()
+    q_ends, k_ends = engine["cu_seq_lens_q"].tolist(), engine["cu_seq_lens_k"].tolist()
     out = torch.zeros_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
     for i in range(len(q_ends) - 1):
         q_span, k_span = slice(q_ends[i], q_ends[i + 1]), slice(k_ends[i], k_ends[i + 1])

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch._dynamo import config as _dynamo_config
 from torch._dynamo import maybe_mark_dynamic
-from torch._guards import CompileContext, TracingContext
+from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+from torch._guards import TracingContext
+from torch._higher_order_ops.flex_attention import flex_attention
 from torch._inductor import config as _inductor_config
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.runtime.cache_dir_utils import cache_dir as inductor_cache_dir
 from torch.fx import GraphModule, Node
+from torch.nn.attention.flex_attention import _vmap_for_bhqkv as vmap_for_bhqkv
 
 from bi_inductor.errors import UnsupportedTorchError
 
@@ -22,9 +26,12 @@ __all__ = [
     "CustomGraphPass",
     "InputSource",
     "TracingContext",
+    "TransformGetItemToIndex",
     "check_version",
     "compile_fx",
+    "flex_attention",
     "graph_break_of",
+    "inductor_cache_dir",
     "inductor_setting_names",
     "input_source",
     "is_backward",
@@ -32,11 +39,13 @@ __all__ = [
     "maybe_mark_dynamic",
     "select_decomp_table",
     "size_hint",
+    "vmap_for_bhqkv",
 ]
 
 SUPPORTED = ((2, 11), (2, 14))
 #: the reason given to ``torch.compiler.disable`` for code that calls our templates itself
 OWN_CALL = "bi_inductor runs its own templates here"
+_NO_LIMIT = 1 << 30
 
 
 def check_version() -> None:
@@ -61,20 +70,14 @@ def inductor_setting_names() -> frozenset[str]:
 
 
 def keep_compiling() -> None:
-    """Raise Dynamo's recompile limits by one when this frame is about to reach them.
+    """Lift Dynamo's recompile limits for this process.
 
-    At the limit Dynamo runs the frame by stock eager kernels with no more than a log line: the ninth static
-    batch size would change its bits. There is no limit per backend, so the global one grows only as far as a
-    frame of ours needs it.
+    At the limit Dynamo runs a frame by stock eager kernels with no more than a log line: the ninth static batch
+    size would change its bits, and so would the first of a frame that another backend has compiled eight times.
+    There is no limit per backend.
     """
-    context = CompileContext.get()
-    identity = getattr(context, "compile_id", None)
-    done = getattr(identity, "frame_compile_id", None)
-    if done is None:
-        return
     for name in ("recompile_limit", "accumulated_recompile_limit"):
-        if done + 2 > getattr(_dynamo_config, name):
-            setattr(_dynamo_config, name, done + 2)
+        setattr(_dynamo_config, name, max(_NO_LIMIT, getattr(_dynamo_config, name)))
 
 
 def graph_break_of(gm: GraphModule) -> str | None:

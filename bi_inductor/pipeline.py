@@ -1,5 +1,6 @@
 """The way of a graph: attention, AOTAutograd, plan, rewrite, Inductor with its choices pinned, certificate."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +11,14 @@ from torch.fx import Graph, GraphModule
 from bi_inductor import _torch, certificates
 from bi_inductor.attention import open_attention
 from bi_inductor.batch import BatchSpec, infer_batch_spec, is_tangent
-from bi_inductor.cache import sources_digest
+from bi_inductor.cache import remove_damaged_library, sources_digest
 from bi_inductor.decompositions import decomposition_table
-from bi_inductor.errors import UnsupportedDeviceError
+from bi_inductor.errors import OptionError, UnsupportedDeviceError
 from bi_inductor.options import Options, make_options
 from bi_inductor.plan import make_plan
 from bi_inductor.rewrite import rewrite
+
+log = logging.getLogger("bi_inductor")
 
 
 def compile_graph(
@@ -32,6 +35,8 @@ def compile_graph(
     pins = _inductor.pins()
     chosen = make_options(mode, options, pins)
     device = graph_device(gm, example_inputs)
+    if chosen.tiling == "uniform" and device != "cpu":
+        raise OptionError(f'tiling="uniform" is made for the CPU only; this graph is on {device}')
     table.load(device)
     _torch.keep_compiling()
     inputs = batch_of_inputs(gm, chosen)
@@ -44,15 +49,32 @@ def compile_graph(
         **({"triton.cudagraphs": True} if chosen.cudagraphs else {}),
         "joint_custom_pre_pass": PlanPass(device, chosen, inputs, record),
     }
-    compiled: Callable[..., Any] = _torch.compile_fx(  # type: ignore[assignment]
-        gm,
-        list(example_inputs),
-        inner_compile=_inductor.compile_pinned,
-        config_patches=patches,
-        decompositions=decomposition_table(),
-    )
+
+    def compiled() -> Callable[..., Any]:
+        made: Callable[..., Any] = _torch.compile_fx(  # type: ignore[assignment]
+            gm,
+            list(example_inputs),
+            inner_compile=_inductor.compile_pinned,
+            config_patches=patches,
+            decompositions=decomposition_table(),
+        )
+        return made
+
+    made = _rebuilding(compiled)
     record.close()
-    return compiled
+    return made
+
+
+def _rebuilding(compiled: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    """Compile again for each library in the cache that a killed compiler left unfinished."""
+    while True:
+        try:
+            return compiled()
+        except Exception as error:
+            library = remove_damaged_library(error)
+            if library is None:
+                raise
+            log.warning("%s was damaged (a killed compile?) and is built again", library)
 
 
 def graph_device(gm: GraphModule, example_inputs: Sequence[Any]) -> str:
@@ -155,7 +177,7 @@ class PlanPass(_torch.CustomGraphPass):
             on_variant=self.options.on_variant,
         )
         self.record.add(planned)
-        rewrite(gm, planned)
+        rewrite(gm, planned, uniform=self.options.tiling == "uniform")
 
     def uuid(self) -> Any:
         """What shapes the generated code and is no Inductor setting."""

@@ -40,7 +40,7 @@ test: install
 	$(BIN)/python tests/lowerings/mps/on_device.py
 else
 test: test-fast
-	$(BIN)/pytest tests/inspection tests/lowerings tests/invariance tests/suite -q --durations=15 $(addprefix --ignore=tests/lowerings/,$(OTHER_DEVICES))
+	$(BIN)/pytest tests -n 2 --dist loadfile -q --durations=20 --ignore=tests/graph $(addprefix --ignore=tests/lowerings/,$(OTHER_DEVICES))
 endif
 
 # every architecture in every dtype along every axis, 10,000 random graphs: hours

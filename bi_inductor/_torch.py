@@ -36,6 +36,7 @@ from torch.utils._filelock import FileLock as file_lock
 from bi_inductor.errors import UnsupportedTorchError
 
 __all__ = [
+    "OWN_CALL",
     "CustomGraphPass",
     "FakeTensorMode",
     "InputSource",
@@ -68,6 +69,8 @@ __all__ = [
 ]
 
 SUPPORTED = ((2, 11), (2, 14))
+#: the reason given to ``torch.compiler.disable`` for code that calls our templates itself
+OWN_CALL = "bi_inductor runs its own templates here"
 _NO_LIMIT = 1 << 30
 
 
@@ -111,9 +114,13 @@ def without_recompile_limit() -> Iterator[None]:
 
 
 def graph_break_of(gm: GraphModule) -> str | None:
-    """Why and where Dynamo ended this graph early, or None if it did not."""
+    """Why and where Dynamo ended this graph early, or None if it did not or ended it for a call of ours."""
     reason = getattr(gm, "compile_subgraph_reason", None)
-    if reason is None or not getattr(reason, "graph_break", False):
+    if (
+        reason is None
+        or not getattr(reason, "graph_break", False)
+        or OWN_CALL in str(reason.reason)
+    ):
         return None
     where = reason.user_stack[-1] if reason.user_stack else None
     text = str(reason.reason).splitlines()[0]

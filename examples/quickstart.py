@@ -96,9 +96,7 @@ def answer(
     """Last-token logits (raw bytes) and greedy answer of one row of a left-padded batch."""
     mask, ids = tokens["attention_mask"], tokens["input_ids"]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
-    for layer in cache.layers:
-        layer.lazy_initialization(*_no_keys(model, len(ids)))
+    cache = new_cache(model, len(ids))
     first, said = b"", []
     for step in range(new_tokens):
         logits = model(
@@ -115,6 +113,14 @@ def answer(
         positions = positions[:, -1:] + 1
         said.append(int(ids[row]))
     return first, tuple(said)
+
+
+def new_cache(model: PreTrainedModel, batch: int) -> DynamicCache:
+    """A cache whose layers exist before the first step: the compiled block then meets one kind of cache."""
+    cache = DynamicCache(config=model.config)
+    for layer in cache.layers:
+        layer.lazy_initialization(*_no_keys(model, batch))
+    return cache
 
 
 def _no_keys(model: PreTrainedModel, batch: int) -> tuple[torch.Tensor, torch.Tensor]:

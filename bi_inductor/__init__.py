@@ -8,16 +8,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bi_inductor.certificates import Certificate, certificate
+    from bi_inductor.eager import (
+        batch_invariant_mode,
+        is_batch_invariant_mode_enabled,
+        set_batch_invariant_mode,
+    )
     from bi_inductor.marking import mark_batch
 
 __version__ = "0.1.0"
-__all__ = ["Certificate", "__version__", "certificate", "mark_batch"]
+__all__ = [
+    "Certificate",
+    "__version__",
+    "batch_invariant_mode",
+    "certificate",
+    "is_batch_invariant_mode_enabled",
+    "mark_batch",
+    "set_batch_invariant_mode",
+]
 
 # resolved on first use: importing this package costs nothing beyond torch
 _HOME = {
     "Certificate": "bi_inductor.certificates",
+    "batch_invariant_mode": "bi_inductor.eager",
     "certificate": "bi_inductor.certificates",
+    "is_batch_invariant_mode_enabled": "bi_inductor.eager",
     "mark_batch": "bi_inductor.marking",
+    "set_batch_invariant_mode": "bi_inductor.eager",
 }
 
 

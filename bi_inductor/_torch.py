@@ -3,34 +3,48 @@
 Where releases differ, the feature is asked for, not the version.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch._dynamo import config as _dynamo_config
 from torch._dynamo import maybe_mark_dynamic
 from torch._guards import TracingContext
+from torch._guards import tracing as tracing_context
 from torch._inductor import config as _inductor_config
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.decomposition import select_decomp_table
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx import GraphModule, Node
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.utils._python_dispatch import _disable_current_modes
 
 from bi_inductor.errors import UnsupportedTorchError
 
 __all__ = [
     "CustomGraphPass",
+    "FakeTensorMode",
     "InputSource",
     "TracingContext",
     "check_version",
     "compile_fx",
+    "fake_like",
+    "fake_vector",
     "graph_break_of",
+    "in_backward",
     "inductor_setting_names",
     "input_source",
     "is_backward",
+    "is_composite",
     "keep_compiling",
     "maybe_mark_dynamic",
+    "outside_of_modes",
     "select_decomp_table",
     "size_hint",
+    "tracing",
 ]
 
 SUPPORTED = ((2, 11), (2, 14))
@@ -116,3 +130,49 @@ def is_backward(node: Node) -> bool:
     return node.meta.get("partitioner_tag") == "is_backward" or bool(
         node.meta.get("autograd_backward", False)
     )
+
+
+def in_backward() -> bool:
+    """Whether autograd's engine is running on this thread."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def is_composite(func: OpOverload) -> bool:
+    """Whether torch opens this op into others by itself."""
+    return func._can_decompose()
+
+
+def fake_vector(dtype: torch.dtype, device: str) -> torch.Tensor:
+    """A fake vector of symbolic length in a mode of its own, to compile an elementwise kernel with."""
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    context = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC])
+    example = torch.empty(96, dtype=dtype, device=device)
+    return mode.from_tensor(example, symbolic_context=context)
+
+
+def fake_like(vector: torch.Tensor, dtype: torch.dtype, *, is_vector: bool) -> torch.Tensor:
+    """A fake tensor as long as ``vector``, or one number, in its mode."""
+    assert isinstance(vector, FakeTensor)
+    with vector.fake_mode:
+        shape = vector.shape if is_vector else ()
+        return torch.empty(shape, dtype=dtype, device=vector.device)
+
+
+@contextlib.contextmanager
+def tracing(vector: torch.Tensor) -> Iterator[None]:
+    """Let AOTAutograd find the mode and the symbols of ``vector`` inside the block."""
+    assert isinstance(vector, FakeTensor)
+    with tracing_context(TracingContext(vector.fake_mode)):
+        yield
+
+
+@contextlib.contextmanager
+def outside_of_modes() -> Iterator[None]:
+    """Compile inside the block as if nothing were switched on around it: grad, autocast, dispatch modes."""
+    with (
+        _disable_current_modes(),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch._C._DisableFuncTorch(),
+    ):
+        yield

@@ -6,6 +6,7 @@ Where releases differ, the feature is asked for, not the version.
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch._dynamo import config as _dynamo_config
@@ -145,7 +146,7 @@ def is_composite(func: OpOverload) -> bool:
 def fake_vector(dtype: torch.dtype, device: str) -> torch.Tensor:
     """A fake vector of symbolic length in a mode of its own, to compile an elementwise kernel with."""
     mode = FakeTensorMode(shape_env=ShapeEnv())
-    context = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC])
+    context: Any = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC])
     example = torch.empty(96, dtype=dtype, device=device)
     return mode.from_tensor(example, symbolic_context=context)
 

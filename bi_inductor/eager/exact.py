@@ -13,26 +13,29 @@ from torch._ops import OpOverload
 
 from bi_inductor.eager import mutation
 
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 #: One IEEE operation for each element, or a choice among its inputs.
-_ROUNDS_ONCE = frozenset(
-    (
-        "add sub rsub mul div neg abs maximum minimum fmax fmin clamp clamp_min clamp_max relu threshold"
-        " sqrt reciprocal floor ceil trunc round sign signbit where masked_fill fill copy eq ne lt le gt ge isnan"
-        " isinf isfinite isposinf isneginf logical_and logical_or logical_xor logical_not bitwise_and bitwise_or"
-        " bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift addcmul addcdiv threshold_backward"
-    ).split()
+_ROUNDS_ONCE = _names(
+    "add sub rsub mul div neg abs maximum minimum fmax fmin clamp clamp_min clamp_max relu threshold"
+    " sqrt reciprocal floor ceil trunc round sign signbit where masked_fill fill copy eq ne lt le gt ge isnan"
+    " isinf isfinite isposinf isneginf logical_and logical_or logical_xor logical_not bitwise_and bitwise_or"
+    " bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift addcmul addcdiv threshold_backward"
 )
 #: Exact, and in no table of the compiler: their shapes follow the data, or they only write.
-_MOVES = frozenset(
-    (
-        "nonzero masked_select unique_dim _unique _unique2 unique_consecutive equal index_copy index_fill masked_scatter"
-        " resize set zero zeros_like fill copy _local_scalar_dense item is_nonzero repeat_interleave resolve_conj"
-        " resolve_neg _to_copy isin detach alias record_stream is_pinned pin_memory _pin_memory rename"
-    ).split()
+_MOVES = _names(
+    "nonzero masked_select unique_dim _unique _unique2 unique_consecutive equal index_copy index_fill masked_scatter"
+    " resize set zero zeros_like fill copy _local_scalar_dense item is_nonzero repeat_interleave resolve_conj"
+    " resolve_neg _to_copy isin detach alias record_stream is_pinned pin_memory _pin_memory rename"
 )
+#: Ops that only tell a tool where the program is; optimizers announce their steps so.
+_COMPUTES_NOTHING = frozenset({"profiler"})
 #: Random numbers drawn for the elements of a tensor: dropout and sampling, not the making of weights.
-_DRAWS_FOR_DATA = frozenset(
-    "bernoulli native_dropout multinomial exponential geometric cauchy log_normal".split()
+_DRAWS_FOR_DATA = _names(
+    "bernoulli native_dropout multinomial exponential geometric cauchy log_normal"
 )
 
 
@@ -41,8 +44,10 @@ def _base(func: OpOverload) -> str:
 
 
 def moves_data(func: OpOverload) -> bool:
-    """Whether an op only moves data, or makes a view."""
-    return (func.is_view or _base(func) in _MOVES) and func.namespace == "aten"
+    """Whether an op only moves data, makes a view, or computes nothing at all."""
+    if func.namespace != "aten":
+        return func.namespace in _COMPUTES_NOTHING
+    return func.is_view or _base(func) in _MOVES
 
 
 def draws_for_data(func: OpOverload) -> bool:
@@ -50,7 +55,7 @@ def draws_for_data(func: OpOverload) -> bool:
     return func.namespace == "aten" and _base(func) in _DRAWS_FOR_DATA
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def rounds_once(func: OpOverload) -> bool:
     """Whether torch's own kernel gives the compiler's bits."""
     overload = func._overloadname

@@ -19,7 +19,7 @@ class _Interceptor(TorchDispatchMode):
     """Sends each op the way that ``routes.py`` found for it. One per thread, however deep the nesting."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.on_variant: OnVariant | None = None
 
     @classmethod
@@ -61,7 +61,7 @@ def _switch(on_variant: OnVariant | None) -> OnVariant | None:
     thread = _LOCAL.thread
     previous, thread.interceptor.on_variant = thread.interceptor.on_variant, on_variant
     if on_variant is not None and not thread.installed:
-        thread.interceptor.__enter__()
+        thread.interceptor.__enter__()  # type: ignore[no-untyped-call]
         thread.installed = True
     return previous
 
@@ -70,7 +70,7 @@ def _restore(previous: OnVariant | None, *, uninstall: bool) -> None:
     thread = _LOCAL.thread
     thread.interceptor.on_variant = previous
     if uninstall and thread.installed:
-        thread.interceptor.__exit__(None, None, None)
+        thread.interceptor.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         thread.installed = False
 
 
@@ -79,7 +79,7 @@ def is_batch_invariant_mode_enabled() -> bool:
     return _LOCAL.thread.interceptor.on_variant is not None
 
 
-class batch_invariant_mode(contextlib.ContextDecorator):  # noqa: N801  (spelled like torch.no_grad)
+class batch_invariant_mode(contextlib.ContextDecorator):
     """Run eager code of this thread with the templates, and the bits, of the compiled model.
 
     Reentrant and nestable: leaving a block restores what was on before it, also after an exception. Ops with
@@ -124,7 +124,7 @@ class batch_invariant_mode(contextlib.ContextDecorator):  # noqa: N801  (spelled
         _restore(previous, uninstall=not was_installed)
 
 
-class set_batch_invariant_mode:  # noqa: N801  (spelled like torch.set_grad_enabled)
+class set_batch_invariant_mode:
     """Switch the mode of this thread on or off, as a call or as a context manager, like ``torch.set_grad_enabled``.
 
     The call takes effect at once; in a ``with`` statement the block's end restores what was on before. Inside
@@ -146,4 +146,3 @@ class set_batch_invariant_mode:  # noqa: N801  (spelled like torch.set_grad_enab
     ) -> None:
         """Restore what was on before the call."""
         _restore(self._previous, uninstall=not self._was_installed)
-

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._ops import OpOverload
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def functional_of(func: OpOverload) -> OpOverload | None:
     """Return the op with the same inputs that writes to none of them, or None if torch has none."""
     name = func._schema.name.split("::")[1].removesuffix("_")
@@ -34,14 +34,16 @@ def bound(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> d
 
 def split(
     func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[Tensor]]:
-    """Return the inputs of the functional op by name, and the tensors that ``func`` writes to."""
+) -> tuple[tuple[Any, ...], dict[str, Any], list[Tensor]]:
+    """Return the arguments of the functional op, and the tensors that ``func`` writes to."""
     values = bound(func, args, kwargs)
-    inputs = {a.name: values[a.name] for a in func._schema.arguments if not a.is_out}
+    given = [a for a in func._schema.arguments if not a.is_out]
+    positional = tuple(values[a.name] for a in given if not a.kwarg_only)
+    named = {a.name: values[a.name] for a in given if a.kwarg_only}
     written = [
         values[a.name] for a in func._schema.arguments if a.alias_info and a.alias_info.is_write
     ]
-    return inputs, written
+    return positional, named, written
 
 
 def write(func: OpOverload, outputs: Sequence[Tensor], made: Any) -> Any:

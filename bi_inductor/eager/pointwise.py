@@ -21,6 +21,7 @@ from bi_inductor.cache import sources_digest
 from bi_inductor.decompositions import decomposition_table
 from bi_inductor.eager.recipes import signature, tensors_of
 
+
 @dataclass(frozen=True, slots=True)
 class _Operand:
     """What a kernel may know of a tensor."""
@@ -40,7 +41,9 @@ def run(func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> A
     Results are laid out as the inputs are if these agree, and contiguous otherwise.
     """
     tensors = tensors_of((args, kwargs))
-    if not any(t.is_floating_point() or t.is_complex() for t in tensors) and _stays_integral(func, args, kwargs):
+    if not any(t.is_floating_point() or t.is_complex() for t in tensors) and _stays_integral(
+        func, args, kwargs
+    ):
         return func(*args, **kwargs)
     layout = _Layout(tensors)
     if layout.count == 0:
@@ -72,7 +75,7 @@ class _Layout:
         if not self.is_vector(x):
             return x.detach()
         if self.strides is None:
-            x = x.expand(self.shape).reshape(-1)
+            x = x.expand(self.shape).contiguous().view(-1)
         else:
             x = x.as_strided((self.count,), (1,))
         # a length of one would be compiled once more
@@ -87,9 +90,11 @@ class _Layout:
 
 
 def _is_dense(x: Tensor) -> bool:
-    return x.is_contiguous() or (
-        x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    ) or _dense_in_some_order(x)
+    return (
+        x.is_contiguous()
+        or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+        or _dense_in_some_order(x)
+    )
 
 
 def _dense_in_some_order(x: Tensor) -> bool:
@@ -107,7 +112,11 @@ def _stays_integral(func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str
     numbers = pytree.tree_leaves((args, kwargs))
     if any(isinstance(n, float) for n in numbers):
         return False
-    meta = pytree.tree_map_only(Tensor, lambda t: torch.empty((1,) * t.dim(), dtype=t.dtype, device="meta"), (args, dict(kwargs)))
+    meta = pytree.tree_map_only(
+        Tensor,
+        lambda t: torch.empty((1,) * t.dim(), dtype=t.dtype, device="meta"),
+        (args, dict(kwargs)),
+    )
     made = func(*meta[0], **meta[1])
     return not any(t.is_floating_point() for t in tensors_of(made))
 

@@ -25,9 +25,7 @@ _RECIPES: dict[object, Recipe | None] = {}
 _UNSEEN = object()
 
 
-def recipe_of(
-    func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Recipe | None:
+def recipe_of(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Recipe | None:
     """Return how to run a call like this one, from the cache or through the planner.
 
     Raises:
@@ -42,11 +40,6 @@ def recipe_of(
             _RECIPES.clear()  # shapes that grow with a context: the newest are the ones in use
         _RECIPES[key] = recipe
     return recipe
-
-
-def is_exact(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    """Whether torch's own kernel may run: integers, comparisons, writes that do not add up."""
-    return recipe_of(func, args, kwargs) is None
 
 
 def signature(value: Any) -> object:
@@ -79,7 +72,7 @@ def _make(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> R
         training=True,
     )
     step = next((s for s in planned.steps if s.plan is not None), None)
-    if step is None:
+    if step is None or step.template is None:
         return None
     table.load(device)
     parts = len(func._schema.returns)
@@ -111,15 +104,24 @@ def _one_op_graph(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, An
     node_kwargs = pytree.tree_map(placeholder, dict(kwargs))
     call = graph.call_function(func, node_args, node_kwargs)
     with fake_mode:
-        fake_args, fake_kwargs = pytree.tree_map_only(
-            Node, lambda n: n.meta["val"], (node_args, node_kwargs)
-        )
-        call.meta["val"] = func(*fake_args, **fake_kwargs)
+        call.meta["val"] = _fake_result(func, node_args, node_kwargs)
     if isinstance(call.meta["val"], (tuple, list)):
         graph.output(tuple(_item(graph, call, i) for i in range(len(call.meta["val"]))))
     else:
         graph.output(call)
     return GraphModule(torch.nn.Module(), graph)
+
+
+def _fake_result(func: OpOverload, node_args: Any, node_kwargs: Any) -> Any:
+    args, kwargs = pytree.tree_map_only(Node, lambda n: n.meta["val"], (node_args, node_kwargs))
+    dtype = args[0].dtype if func is torch.ops.aten._grouped_mm.default else None
+    if dtype not in (torch.float32, torch.float16, torch.float64):
+        return func(*args, **kwargs)
+    # its meta kernel knows bfloat16 only, its CPU kernel every type
+    args, kwargs = pytree.tree_map_only(
+        Tensor, lambda x: x.bfloat16() if x.is_floating_point() else x, (args, kwargs)
+    )
+    return func(*args, **kwargs).to(dtype)
 
 
 def _item(graph: Graph, call: Node, index: int) -> Node:

@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
 from torch._ops import OpOverload
 
 from bi_inductor import _torch, rules
+from bi_inductor.attention import UNPLANNED
 from bi_inductor.decompositions import decomposition_table
 from bi_inductor.eager import exact, mutation, pointwise, recipes
-from bi_inductor.errors import UnknownOpError, VariantOpError
 from bi_inductor.eager.origin import user_frame
+from bi_inductor.errors import UnknownOpError, VariantOpError
 from bi_inductor.flow import movement, views
 from bi_inductor.options import OnVariant
 
@@ -28,7 +28,7 @@ class Mode(Protocol):
     on_variant: OnVariant | None
 
     def __enter__(self) -> object: ...
-    def __exit__(self, *error: object) -> object: ...
+    def __exit__(self, kind: Any, error: Any, trace: Any, /) -> Any: ...
 
 
 Args = tuple[Any, ...]
@@ -38,10 +38,12 @@ Route = Callable[[Mode, OpOverload, Args, Kwargs], Any]
 _ACCEPT = "batch_invariant_mode(on_variant='warn')"
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def route_of(func: OpOverload) -> Route:
     """Return the route of an op; decided once for each."""
-    if func.namespace == "bi_inductor" or exact.moves_data(func):
+    if func.namespace == "bi_inductor":
+        return _planned_here if func in rules.rules() else _direct
+    if exact.moves_data(func):
         return _direct
     if exact.draws_for_data(func):
         return _random
@@ -105,6 +107,12 @@ def _planned(mode: Mode, func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
     return func(*args, **kwargs) if recipe is None else recipe(args, kwargs)
 
 
+def _planned_here(mode: Mode, func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
+    """An op of ours: written by a plan already, unless autograd's formula or the user calls it."""
+    planned = kwargs.get("split_size") != UNPLANNED
+    return (_direct if planned else _planned)(mode, func, args, kwargs)
+
+
 def _opened(mode: Mode, func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
     if (error := _normalises_over_batch(func, args, kwargs)) is not None:
         return _reported(mode, error, func, args, kwargs)
@@ -142,12 +150,12 @@ def _mutating(mode: Mode, func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
     functional = mutation.functional_of(func)
     assert functional is not None
     route = route_of(functional)
-    inputs, outputs = mutation.split(func, args, kwargs)
-    if route is _rounding_once and exact.has_no_factor(functional, inputs):
+    positional, named, outputs = mutation.split(func, args, kwargs)
+    if route is _rounding_once and exact.has_no_factor(functional, named):
         return func(*args, **kwargs)
-    if route is _planned and recipes.is_exact(functional, (), inputs):
+    if route is _planned and recipes.recipe_of(functional, positional, named) is None:
         return func(*args, **kwargs)
-    made = route(mode, functional, (), inputs)
+    made = route(mode, functional, positional, named)
     return mutation.write(func, outputs, made)
 
 

@@ -16,6 +16,7 @@ from torch._dynamo import lookup_backend, maybe_mark_dynamic
 from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
+from torch._guards import tracing as tracing_context
 from torch._higher_order_ops.flex_attention import flex_attention
 from torch._inductor import config as _inductor_config
 from torch._inductor.compile_fx import compile_fx
@@ -23,6 +24,7 @@ from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.decomposition import select_decomp_table
 from torch._inductor.runtime.cache_dir_utils import cache_dir as inductor_cache_dir
 from torch._logging._internal import trace_structured
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -30,8 +32,10 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
 )
 from torch.fx import GraphModule, Node
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.nn.attention.flex_attention import _vmap_for_bhqkv as vmap_for_bhqkv
 from torch.utils._filelock import FileLock as file_lock
+from torch.utils._python_dispatch import _disable_current_modes
 
 from bi_inductor.errors import UnsupportedTorchError
 
@@ -46,22 +50,28 @@ __all__ = [
     "boxed",
     "check_version",
     "compile_fx",
+    "fake_like",
     "fake_on",
+    "fake_vector",
     "file_lock",
     "flex_attention",
     "graph_break_of",
+    "in_backward",
     "inductor_cache_dir",
     "inductor_setting_names",
     "input_source",
     "is_backward",
+    "is_composite",
     "is_data_dependent",
     "keep_compiling",
     "lookup_backend",
     "maybe_mark_dynamic",
+    "outside_of_modes",
     "root_cause",
     "select_decomp_table",
     "size_hint",
     "trace_structured",
+    "tracing",
     "user_line",
     "vmap_for_bhqkv",
     "with_state",
@@ -219,3 +229,49 @@ def user_line(error: BaseException) -> str:
 def is_data_dependent(error: BaseException) -> bool:
     """Whether a fake tensor was asked for its numbers."""
     return isinstance(error, (DataDependentOutputException, DynamicOutputShapeException))
+
+
+def in_backward() -> bool:
+    """Whether autograd's engine is running on this thread."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def is_composite(func: OpOverload) -> bool:
+    """Whether torch opens this op into others by itself."""
+    return func._can_decompose()
+
+
+def fake_vector(dtype: torch.dtype, device: str) -> torch.Tensor:
+    """A fake vector of symbolic length in a mode of its own, to compile an elementwise kernel with."""
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    context: Any = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC])
+    example = torch.empty(96, dtype=dtype, device=device)
+    return mode.from_tensor(example, symbolic_context=context)
+
+
+def fake_like(vector: torch.Tensor, dtype: torch.dtype, *, is_vector: bool) -> torch.Tensor:
+    """A fake tensor as long as ``vector``, or one number, in its mode."""
+    assert isinstance(vector, FakeTensor)
+    with vector.fake_mode:
+        shape = vector.shape if is_vector else ()
+        return torch.empty(shape, dtype=dtype, device=vector.device)
+
+
+@contextlib.contextmanager
+def tracing(vector: torch.Tensor) -> Iterator[None]:
+    """Let AOTAutograd find the mode and the symbols of ``vector`` inside the block."""
+    assert isinstance(vector, FakeTensor)
+    with tracing_context(TracingContext(vector.fake_mode)):
+        yield
+
+
+@contextlib.contextmanager
+def outside_of_modes() -> Iterator[None]:
+    """Compile inside the block as if nothing were switched on around it: grad, autocast, dispatch modes."""
+    with (
+        _disable_current_modes(),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch._C._DisableFuncTorch(),
+    ):
+        yield

@@ -24,11 +24,17 @@ class BatchInvariantError(RuntimeError):
 class VariantOpError(BatchInvariantError):
     """An op whose bits follow the batch by definition: no kernel can help, the model has to change."""
 
-    def __init__(self, op: str, where: Where, reason: str, remedy: str) -> None:
+    def __init__(
+        self,
+        op: str,
+        where: Where,
+        reason: str,
+        remedy: str,
+        *,
+        accept: str = "options={'on_variant': 'warn'}",
+    ) -> None:
         self.op, self.where, self.reason, self.remedy = op, where, reason, remedy
-        super().__init__(
-            f"{op}{where} {reason}; {remedy}, or accept it with options={{'on_variant': 'warn'}}"
-        )
+        super().__init__(f"{op}{where} {reason}; {remedy}, or accept it with {accept}")
 
 
 class UnknownOpError(VariantOpError):

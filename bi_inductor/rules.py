@@ -384,9 +384,15 @@ _REMEDIES = {
     "_unique2": "use a fixed number of classes instead of the values that are present",
     "_transformer_encoder_layer_fwd": "turn it off with torch.backends.mha.set_fastpath_enabled(False)",
     "_native_multi_head_attention": "turn it off with torch.backends.mha.set_fastpath_enabled(False)",
+    "mkldnn_rnn_layer": "turn it off with torch.backends.mkldnn.flags(enabled=False)",
     "flex_attention": "use F.scaled_dot_product_attention",
 }
 _REMEDY = "use ops with a rule (bi_inductor.rules), or keep it out of the graph with torch.compiler.disable"
+
+
+def remedy_of(name: str) -> str:
+    """Return what to do about an op without a rule."""
+    return _REMEDIES.get(name, _REMEDY)
 
 
 @lru_cache(maxsize=1)
@@ -432,7 +438,7 @@ def judge(node: Node, flow: Flow, *, training: bool = False, backward: bool = Fa
             over_batch=True,
         )
     name = target._schema.name.split("::")[1]
-    return _unknown(_REMEDIES.get(name, _REMEDY))
+    return _unknown(remedy_of(name))
 
 
 def _rule_of(target: OpOverload) -> Rule | None:
@@ -500,7 +506,7 @@ def _judge_other(node: Node) -> Judgement:
     if not isinstance(fake, (torch.Tensor, tuple, list)) and module in _SCALAR_MODULES:
         return Judgement(verdict=Verdict.INVARIANT)
     name = getattr(node.target, "__name__", str(node.target))
-    return _unknown(_REMEDIES.get(name, _REMEDY))
+    return _unknown(remedy_of(name))
 
 
 def _unknown(remedy: str) -> Judgement:

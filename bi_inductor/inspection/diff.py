@@ -185,9 +185,12 @@ def _compiled(
     torch.compiler.reset()
     if backend == "eager":
         return model
-    made: Model = torch.compile(
-        model, backend=backend, options=_options(backend, options, batch_dims), dynamic=dynamic
-    )
+    given = _options(backend, options, batch_dims)
+    try:
+        made: Model = torch.compile(model, backend=backend, options=given, dynamic=dynamic)
+    except RuntimeError as error:
+        text = str(error).partition(", known options")[0].splitlines()[0]
+        raise InspectionError(f"backend {backend!r} refuses the options: {text}") from error
     return made
 
 

@@ -1,6 +1,6 @@
 """Whole models against stock torch.compile: SmolLM2-135M (prefill, decode) and MiniLM, batch 1, 8, 32.
 
-    python -m benchmarks.models [--threads N]
+    python -m benchmarks.models [--threads N] [--dtype float32 bfloat16] [--batches 1 8 32]
 
 Each model's repeated block is compiled, as in examples/quickstart.py. Also: seconds to compile, peak memory.
 """
@@ -11,7 +11,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -87,17 +87,17 @@ def minilm(backend: str, batch: int) -> Callable[[], object]:
     return run
 
 
-def speed_table() -> str:
+def speed_table(dtypes: Sequence[torch.dtype], batches: Sequence[int]) -> str:
     rows, ratios = [], []
-    for dtype in (torch.float32, torch.bfloat16):
-        for batch in BATCHES:
+    for dtype in dtypes:
+        for batch in batches:
             ours, stock = (
                 smollm2("batch_invariant", dtype, batch),
                 smollm2("inductor", dtype, batch),
             )
             for index, phase in enumerate(("prefill", "decode")):
                 _row(rows, ratios, f"SmolLM2 {phase}", dtype, batch, stock[index], ours[index])
-    for batch in BATCHES:
+    for batch in batches:
         ours_run, stock_run = minilm("batch_invariant", batch), minilm("inductor", batch)
         _row(rows, ratios, "MiniLM", torch.float32, batch, stock_run, ours_run)
     rows.append(["geometric mean", "", "", "", "", f"{geometric_mean(ratios):.2f}"])
@@ -147,13 +147,15 @@ def compile_only(backend: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--compile-only", metavar="BACKEND")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.compile_only:
         compile_only(args.compile_only)
         return
-    print(speed_table())
+    print(speed_table([getattr(torch, name) for name in args.dtype], args.batches))
     rows = []
     costs = {b: cost_of_compiling(b) for b in ("inductor", "batch_invariant")}
     for index, what in enumerate(("compile time of the block, s", "peak memory, MB")):

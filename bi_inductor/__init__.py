@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from bi_inductor.certificates import Certificate, certificate
     from bi_inductor.inspection.certify import certify, check_certificate
     from bi_inductor.inspection.diff import diff
+    from bi_inductor.inspection.explain import explain
     from bi_inductor.marking import mark_batch
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __all__ = [
     "certify",
     "check_certificate",
     "diff",
+    "explain",
     "mark_batch",
 ]
 
@@ -30,6 +32,7 @@ _HOME = {
     "certify": "bi_inductor.inspection.certify",
     "check_certificate": "bi_inductor.inspection.certify",
     "diff": "bi_inductor.inspection.diff",
+    "explain": "bi_inductor.inspection.explain",
     "mark_batch": "bi_inductor.marking",
 }
 

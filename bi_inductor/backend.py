@@ -1,13 +1,18 @@
 """``torch.compile(model, backend="batch_invariant")``: an FX graph in, a callable out.
 
-The entry point names ``batch_invariant`` below. This file is loaded when ``torch.compile`` is called, so it
-imports nothing heavy; the compiler itself is in ``pipeline.py``.
+The entry point names ``batch_invariant`` below. This file is loaded when ``torch.compile`` is called; the
+compiler itself is in ``pipeline.py``.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch.fx import GraphModule
+
+from bi_inductor import _torch
+
+# before the first graph: a frame that stands at the limit already would never reach this backend
+_torch.keep_compiling()
 
 
 def batch_invariant(

@@ -11,14 +11,24 @@ LOWERINGS: dict[str, str] = {
     "cpu": "lowerings.cpu",
 }
 
+#: devices whose plans can be made, printed and compared on any machine; only those of LOWERINGS compile
+PLANNED: tuple[str, ...] = ("cpu", "cuda", "mps", "neuron")
+
 
 def plans_of(device: str) -> ModuleType:
     """The plans of a device: plain data, no toolchain.
 
+    ``plan_for(key)`` gives the plan, or raises ValueError or LoweringError. A device whose kernels lack a kind
+    of a template also has ``refusal(template)``: a sentence, or None.
+
     Raises:
-        UnsupportedDeviceError: there are no lowerings for ``device``.
+        UnsupportedDeviceError: there are no plans for ``device``.
     """
-    return importlib.import_module(_module_of(device) + ".plans")
+    if device not in PLANNED:
+        raise UnsupportedDeviceError(
+            f"there are no plans for device {device!r}; use one of {', '.join(PLANNED)}"
+        )
+    return importlib.import_module(f"lowerings.{device}.plans")
 
 
 @functools.cache

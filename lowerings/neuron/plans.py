@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
+from bi_inductor import templates as t
+from bi_inductor.templates import Plan, PlanKey, Template
+
 PLAN_VERSION = 1
 
 ROW_TILE = 128  # rows of the batch: the partitions of one tile
@@ -67,3 +70,36 @@ def plan_of(op: str, dtype: torch.dtype = torch.float32) -> Row:
         f"bi_inductor.{op} has no Neuron kernel; there are kernels for "
         f"{', '.join(row.op for row in PLANS)}. Keep this op on the host or out of the compiled region"
     )
+
+
+#: template -> the op whose plan it has; ``bmm`` shares the plan of ``mm``
+_OP_OF: dict[type[Template], str] = {
+    t.Matmul: "mm",
+    t.Attention: "attention",
+    t.Reduction: "reduction",
+    t.VarMean: "var_mean",
+    t.Softmax: "softmax",
+    t.LayerNorm: "layer_norm",
+    t.RmsNorm: "rms_norm",
+}
+
+
+def plan_for(key: PlanKey) -> Plan:
+    """Return the plan of a key; ValueError for a template or dtype without an NKI kernel."""
+    op = _OP_OF.get(key.template)
+    if op is None or key.dtype not in DTYPES:
+        raise ValueError(f"neuron has no plan for {key.template.__name__} of {key.dtype}")
+    row = plan_of(op, key.dtype)
+    return Plan(
+        order=row.order,
+        accumulator=torch.float32,
+        split_size=row.number if row.keyword == "split_size" else None,
+        lanes=row.number if row.keyword == "lanes" else None,
+    )
+
+
+def refusal(template: Template) -> str | None:
+    """Return why a template has no kernel although its type has one, or None."""
+    if isinstance(template, t.Reduction) and template.kind not in REDUCTIONS:
+        return f"neuron has no kernel for {template.kind}; there are {', '.join(REDUCTIONS)}"
+    return None

@@ -97,6 +97,24 @@ def test_the_ninth_static_batch_size_is_not_left_to_eager():
     assert len(bi_inductor.certificate().graphs) == compiled + 12
 
 
+def test_a_frame_at_the_recompile_limit_of_another_backend_is_still_compiled():
+    """In a fresh process: this backend lifts the limit only once it has been named."""
+    code = """
+import torch, bi_inductor
+def f(x):
+    return x.softmax(-1)
+x = torch.randn(40, 3000)
+stock = torch.compile(f, backend="eager", dynamic=False)
+for batch in range(1, 9):
+    stock(x[:batch])
+ours = torch.compile(f, backend="batch_invariant", dynamic=False)
+for batch in range(20, 23):
+    ours(x[:batch])
+print(len(bi_inductor.certificate().graphs))
+"""
+    assert run_python(code).split()[-1] == "3"
+
+
 def test_strided_and_offset_inputs_give_the_bits_of_contiguous_ones():
     model = Small().eval()
     base = torch.randn(96, 80)
@@ -107,6 +125,25 @@ def test_strided_and_offset_inputs_give_the_bits_of_contiguous_ones():
         wide = torch.randn(17, 200)
         wide[:, 7:103] = base.t()[3:20]
         assert bits_equal(ours(wide[:, 7:103]), expected)
+
+
+def test_uniform_tiling_is_in_the_graph_and_changes_no_bit():
+    model = Small().eval()
+    x = torch.randn(300, 96)
+    seen = []
+    with torch.no_grad():
+        auto = torch.compile(model, backend="batch_invariant", dynamic=True)
+        uniform = torch.compile(
+            model,
+            backend="batch_invariant",
+            dynamic=True,
+            options={"tiling": "uniform", "post_grad_custom_post_pass": seen.append},
+        )
+        for batch in (1, 2, 3, 4, 5, 17, 129, 300):
+            assert bits_equal(uniform(x[:batch]), auto(x[:batch])), batch
+    products = [n for graph in seen for n in graph.nodes if "bi_inductor.mm" in str(n.target)]
+    assert products
+    assert all(n.kwargs["uniform"] for n in products)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

@@ -90,10 +90,7 @@ def change(alone: Outputs, batched: Outputs, size: int, row: int) -> str | None:
         if isinstance(found, Unknown):
             return f"{name} is not comparable: {found.reason}"
         if found.found is not None:
-            d = found.found
-            return (
-                f"{name}, row {row} of {size}: {d.changed} values, {d.max_ulp} ulp, {d.max_abs:.2g}"
-            )
+            return f"{name}, row {row} of {size}: {found.found.text()}"
     return None
 
 

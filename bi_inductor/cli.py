@@ -136,29 +136,33 @@ def certify(
     batch_sizes: SizesOpt = None,
     as_json: JsonOpt = False,
     output: Annotated[Path | None, typer.Option(help="write the certificate to this file")] = None,
-    check: Annotated[Path | None, typer.Option(help="compare with this certificate")] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="measure nothing, compare plans with this certificate")
+    ] = None,
     debug: DebugOpt = False,
 ) -> None:
     """Static verdicts and measured bits as a certificate; --check compares this machine with a stored one."""
     with _errors(debug):
-        import bi_inductor
+        from bi_inductor.inspection.certify import certify as run_certify
+        from bi_inductor.inspection.certify import check_certificate
+        from bi_inductor.inspection.certify_report import load
 
-        if check is not None and not check.is_file():
-            raise InspectionError(f"there is no file {str(check)!r}")
+        if check is not None:
+            load(check)  # before the model: a bad file needs no compilation to be found
         given = _batch_sizes(batch_sizes)
         found = _loaded(target, dtype, device)
-        with _quiet_grad(), _status(f"measuring {found.name}"):
-            made = bi_inductor.certify(found.model, *found.args, **given, **found.kwargs)
-        if output is not None:
-            output.write_text(json.dumps(made.json(), indent=2))
-        ok = made.ok
-        if check is not None:
-            changed = made.differences(json.loads(check.read_text()))
-            for line in changed:
-                _out.print(f"changed: {line}", markup=False)
-            ok = ok and not changed
+        made: Any
+        with _status(f"measuring {found.name}") as progress:
+            if check is not None:
+                made = check_certificate(check, found.model, *found.args, **found.kwargs)
+            else:
+                made = run_certify(
+                    found.model, *found.args, progress=progress, **given, **found.kwargs
+                )
+        if output is not None and check is None:
+            made.save(output)
         _print(made, as_json)
-        raise typer.Exit(INVARIANT if ok else VARIANT)
+        raise typer.Exit(INVARIANT if made.ok else VARIANT)
 
 
 @app.command()

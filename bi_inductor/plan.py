@@ -1,5 +1,6 @@
 """``make_plan``: read a graph, give every node a verdict and every sum a plan. Changes nothing."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -411,12 +412,18 @@ def op_name(node: Node) -> str:
     )
 
 
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+
+
 def where(node: Node) -> Where:
-    """Return the user's source line and module of a node."""
+    """Return the user's source line and module of a node; a line of torch where it has no other."""
     lines = [
         line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()
     ]
-    place = next((i for i in reversed(range(len(lines))) if lines[i].startswith('File "')), None)
+    frames = [i for i in reversed(range(len(lines))) if lines[i].startswith('File "')]
+    # torch.nn.functional is traced like a user's file
+    own = (i for i in frames if not lines[i].startswith(f'File "{_TORCH}'))
+    place = next(own, frames[0] if frames else None)
     line = code = ""
     if place is not None:
         parts = lines[place].split('"')

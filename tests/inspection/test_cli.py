@@ -122,6 +122,15 @@ def test_diff_under_stock_eager_exits_with_one_when_bits_change():
     assert done.exit_code == 1, done.output
 
 
+def test_a_damaged_certificate_is_named_before_anything_is_compiled(tmp_path):
+    file = tmp_path / "certificate.json"
+    file.write_text("{}")
+    done = run("certify", f"{HERE}:sound", "--check", file)
+    assert done.exit_code == 2
+    assert "is no certificate" in done.stderr
+    assert "cannot read" in run("certify", f"{HERE}:sound", "--check", tmp_path / "none").stderr
+
+
 def test_bench_times_both_backends():
     done = run("bench", f"{HERE}:sound", "--rounds", "3", "--batch-sizes", "2", "--json")
     assert done.exit_code == 0, done.output

@@ -153,6 +153,19 @@ def test_all_problems_are_shown_not_the_first():
     assert {p.verdict for p in report.problems} == {"coupled", "unknown"}
 
 
+def test_a_line_of_torch_is_not_the_users_line():
+    """RMSNorm is traced through torch/nn/functional.py."""
+
+    def normed(x):
+        return nn.RMSNorm(16)(x)  # here
+
+    with torch.no_grad():
+        report = bi_inductor.explain(normed, X)
+    planned = [n for n in report.graphs[0].nodes if n.plan]
+    assert planned
+    assert {(n.file, n.line) for n in planned} == {(__file__, line_of(normed))}
+
+
 def test_batch_norm_in_training_says_what_to_do():
     with torch.no_grad():
         report = bi_inductor.explain(TrainingNorm(), MAPS)

@@ -232,9 +232,12 @@
     const lines = graphs[state.graph].kernels.join("\n").split("\n");
     const n = graphs[state.graph].nodes[state.node];
     const made = n ? n.after.map((line) => line.split(" ")[0]) : [];
-    const hit = (line) => made.some((name) => new RegExp(`\\b${name}\\b`).test(line));
+    const ops = n ? n.after.filter((line) => line.includes("= bi_inductor.")).map((line) => line.split("= ")[1].split("(")[0]) : [];
+    const named = (line) => made.some((name) => new RegExp(`\\b${name}\\b`).test(line));
+    // code that does not name its nodes still calls their ops
+    const hit = lines.some(named) ? named : (line) => ops.some((op) => line.includes(op));
     scroller = virtual(at, lines.length, 20, (i) => { const row = el("div", { className: `row text${hit(lines[i]) ? " hit" : ""}` }, lines[i]); row.style.right = "auto"; row.style.minWidth = "100%"; return row; });
-    const first = made.length ? lines.findIndex(hit) : -1;
+    const first = lines.findIndex(hit);
     if (first >= 0) scroller.to(first);
   }
 

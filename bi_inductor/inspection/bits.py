@@ -21,6 +21,11 @@ class Difference:
     max_abs: float
     max_ulp: int | None
 
+    def text(self) -> str:
+        """Return e.g. ``3 of 64 values, 2 ulp, up to 1.2e-07``."""
+        ulp = "" if self.max_ulp is None else f", {self.max_ulp} ulp"
+        return f"{self.changed} of {self.total} values{ulp}, up to {self.max_abs:.2g}"
+
 
 def difference(a: Tensor, b: Tensor) -> Difference | None:
     """Compare bits; None if all are equal. All NaN count as one value, +0 and -0 as two.

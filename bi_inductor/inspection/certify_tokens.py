@@ -212,7 +212,7 @@ def _tell(a: Tensor, b: Tensor, when: str) -> str | None:
     if a.shape != b.shape:
         return f"{when}: shape {list(b.shape)} instead of {list(a.shape)}"
     found = bits.difference(a, b)
-    return found and f"{when}: {found.changed} of {found.total} values, {found.max_ulp} ulp"  # type: ignore[return-value]
+    return None if found is None else f"{when}: {found.text()}"
 
 
 def _forward(model: Any) -> Any:

@@ -11,7 +11,7 @@ from bi_inductor import _torch
 from bi_inductor.errors import InspectionError
 from bi_inductor.inspection import bits
 from bi_inductor.inspection.diff_isolate import Runner
-from bi_inductor.inspection.diff_layout import BY_SHAPE, Match, Unknown, candidates, match
+from bi_inductor.inspection.diff_layout import BY_SHAPE, Match, Unknown, match
 from bi_inductor.inspection.diff_nodes import Changed, Comparison, compare, op_of, place_of
 from bi_inductor.inspection.diff_observe import Compiler, Observer, Run, leaf_dims
 from bi_inductor.inspection.diff_report import (
@@ -125,7 +125,7 @@ class _Whole:
         """Compare every row of every output at one batch size."""
         batched = self.run(range(size))
         found = []
-        for index, (name, value) in enumerate(batched):
+        for index, (_, value) in enumerate(batched):
             rows = [(row, self.alone(row)) for row in range(size)]
             if any(len(out) != len(batched) for _, out in rows):
                 raise InspectionError(
@@ -133,19 +133,25 @@ class _Whole:
                     f"{len(batched)}, so they cannot be compared"
                 )
             seen = [(row, match(out[index][1], value, size, row, BY_SHAPE)) for row, out in rows]
-            found.append(self._judge(name, size, value, seen))
+            found.append(self._judge(index, size, batched[index], seen))
         return found
 
     def _judge(
-        self, name: str, size: int, value: torch.Tensor, seen: Sequence[tuple[int, Match | Unknown]]
+        self,
+        index: int,
+        size: int,
+        output: tuple[str, torch.Tensor],
+        seen: Sequence[tuple[int, Match | Unknown]],
     ) -> OutputDifference:
+        name, value = output
         blind = next((m for _, m in seen if isinstance(m, Unknown)), None)
         if blind is not None:
             return OutputDifference(
                 output=name, batch_size=size, status="not comparable", reason=blind.reason
             )
         worse = [(row, m.found) for row, m in seen if isinstance(m, Match) and m.found is not None]
-        if size > 1 and self._is_shared(value, size) and (worse or self.samples.size == 1):
+        shared = size > 1 and value.shape == self.alone(0)[index][1].shape
+        if shared and (worse or self.samples.size == 1):
             return OutputDifference(
                 output=name,
                 batch_size=size,
@@ -166,14 +172,6 @@ class _Whole:
             max_ulp=max(ulps) if ulps else None,
         )
 
-    def _is_shared(self, value: torch.Tensor, size: int) -> bool:
-        return any(tuple(value.shape) == tuple(x.shape) for _, x in self.alone(0)) and not any(
-            d
-            for _, x in self.alone(0)
-            for d in candidates(x.shape, value.shape, size)
-            if hasattr(d, "dim")
-        )
-
 
 def _compiled(
     model: Model,
@@ -185,9 +183,12 @@ def _compiled(
     torch.compiler.reset()
     if backend == "eager":
         return model
-    made: Model = torch.compile(
-        model, backend=backend, options=_options(backend, options, batch_dims), dynamic=dynamic
-    )
+    given = _options(backend, options, batch_dims)
+    try:
+        made: Model = torch.compile(model, backend=backend, options=given, dynamic=dynamic)
+    except RuntimeError as error:
+        text = str(error).partition(", known options")[0].splitlines()[0]
+        raise InspectionError(f"backend {backend!r} refuses the options: {text}") from error
     return made
 
 

@@ -5,6 +5,7 @@ import json
 import jsonschema
 import pytest
 import torch
+import transformers
 from torch import nn
 
 import bi_inductor
@@ -12,7 +13,6 @@ from bi_inductor.errors import InspectionError
 from bi_inductor.inspection import certify_report
 from bi_inductor.inspection.certify_hash import signed_hash
 from bi_inductor.inspection.certify_report import JSON_SCHEMA, load
-from tests import models
 
 #: the eager mode of the backend may not be there yet; it is then recorded as not measured
 MEASURED = {"passed", "not applicable", "not measured"}
@@ -149,10 +149,19 @@ def test_a_coupled_model_is_not_certified():
 
 
 def test_a_decoder_is_certified_over_cache_and_padding():
-    case = models.make("llama")
-    certificate = bi_inductor.certify(
-        case.model, input_ids=models.tokens(5, 9)[0], use_cache=False, batch_sizes=(1, 5)
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        pad_token_id=0,
     )
+    model = transformers.LlamaForCausalLM(config).eval()
+    ids = torch.randint(3, 64, (3, 6))
+    certificate = bi_inductor.certify(model, input_ids=ids, use_cache=False, batch_sizes=(1, 3))
     assert certificate.ok, [c for c in certificate.checks if c.status == "failed"]
     assert statuses(certificate, 3) == {"prefill, chunks, one token at a time": "passed"}
     assert set(statuses(certificate, 4).values()) == {"passed"}

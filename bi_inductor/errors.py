@@ -35,6 +35,10 @@ class UnknownOpError(VariantOpError):
     """An op without a rule: nothing is known about its bits, so nothing is promised."""
 
 
+class UnsupportedOpError(VariantOpError):
+    """An op whose template has no lowering on the device of its graph."""
+
+
 class PlanError(BatchInvariantError):
     """A plan that can see the batch: a bug of the planner, found before any code is made."""
 
@@ -59,6 +63,14 @@ class UnsupportedTorchError(BatchInvariantError):
 
 class UnsupportedDeviceError(BatchInvariantError):
     """A device without lowerings, or a graph that spans several devices."""
+
+
+class NoPlanError(UnsupportedDeviceError):
+    """A template or dtype that the plans of a device do not cover."""
+
+
+class InspectionError(BatchInvariantError):
+    """A model or an input that the inspection tools cannot work with: one sentence for the command line."""
 
 
 class LoweringError(BatchInvariantError):

@@ -42,7 +42,7 @@ def compile_graph(
         **pins,
         **dict(chosen.inductor),
         **({"triton.cudagraphs": True} if chosen.cudagraphs else {}),
-        "joint_custom_pre_pass": PlanPass(device, chosen, inputs, record),
+        "joint_custom_pre_pass": PlanPass(chosen.target(device), chosen, inputs, record),
     }
     compiled: Callable[..., Any] = _torch.compile_fx(  # type: ignore[assignment]
         gm,

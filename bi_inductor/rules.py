@@ -30,6 +30,7 @@ class Verdict(Enum):
     PLANNED = "planned"
     BATCH_COUPLED = "coupled"
     UNKNOWN = "unknown"
+    UNSUPPORTED = "unsupported"  # has a template, and the device has no lowering for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,7 +301,7 @@ def _rules_table() -> dict[OpOverload, Rule]:
             lambda call: t.VarMean(dims=call.dims("dim"), keepdim=bool(call.get("keepdim"))), _over_dims,
         ),
         **_rule(
-            "_softmax _log_softmax", mixing.along("normalises along"),
+            "_softmax _log_softmax", mixing.along("normalises"),
             lambda call: t.Softmax(dim=call.dim("dim"), log="log" in _name(call)), _over_dim,
         ),
         **_rule(
@@ -312,7 +313,7 @@ def _rules_table() -> dict[OpOverload, Rule]:
             lambda call: t.RmsNorm(dims=len(call["normalized_shape"])), _last("normalized_shape"), "input",
         ),
         **_rule(
-            "cumsum cumprod logcumsumexp", mixing.along("adds up along"),
+            "cumsum cumprod logcumsumexp", mixing.along("adds up"),
             lambda call: t.Scan(kind=_name(call), dim=call.dim("dim")), _over_dim,
         ),
         **_rule("scatter_add scatter_reduce.two", indexing.scatter, _scatter, _none),

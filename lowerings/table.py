@@ -9,16 +9,28 @@ from bi_inductor.errors import UnsupportedDeviceError
 #: device type -> module with ``load()`` and ``plans.plan_for``
 LOWERINGS: dict[str, str] = {
     "cpu": "lowerings.cpu",
+    "mps": "lowerings.mps",
+    "neuron": "lowerings.neuron",
 }
+
+#: devices whose plans can be made, printed and compared on any machine; only those of LOWERINGS compile
+PLANNED: tuple[str, ...] = ("cpu", "cuda", "mps", "neuron")
 
 
 def plans_of(device: str) -> ModuleType:
-    """The plans of a device: plain data, no toolchain.
+    """The plans of a device: plain data, no toolchain. ``plan_for(key)`` gives the plan or raises ValueError;
+    a device whose kernels lack a kind of a template also has ``refusal(template)``, a sentence or None.
+    ``"mps/simdgroup"`` is a device with one of its tiers: the plans of ``mps``, which read it in the key.
 
     Raises:
-        UnsupportedDeviceError: there are no lowerings for ``device``.
+        UnsupportedDeviceError: there are no plans for ``device``.
     """
-    return importlib.import_module(_module_of(device) + ".plans")
+    name = device.partition("/")[0]
+    if name not in PLANNED:
+        raise UnsupportedDeviceError(
+            f"there are no plans for device {device!r}; use one of {', '.join(PLANNED)}"
+        )
+    return importlib.import_module(f"lowerings.{name}.plans")
 
 
 @functools.cache

@@ -28,9 +28,10 @@ def implementations() -> dict[str, Callable[..., Any]]:
 @lru_cache(maxsize=1)
 def load() -> torch.library.Library:
     """Register the launchers for mps tensors, once a process; needs no Mac, only running them does."""
-    import bi_inductor.ops  # noqa: F401
+    import bi_inductor.fakes  # noqa: F401
+    from lowerings.mps.fallback import routed
 
     library = torch.library.Library("bi_inductor", "IMPL", "MPS")  # type: ignore[no-untyped-call]
     for name, launcher in implementations().items():
-        library.impl(name, launcher)  # type: ignore[no-untyped-call]
+        library.impl(name, routed(name, launcher))  # type: ignore[no-untyped-call]
     return library

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from bi_inductor.errors import LoweringError
 from lowerings.mps import library, plans, schedules
 from lowerings.mps.schedules import Gemv, Tile
 
@@ -102,7 +103,7 @@ def _check(a: Tensor, b: Tensor, bias: Tensor | None, split_size: int) -> str:
     kinds = {x.dtype for x in (a, b, bias) if x is not None}
     if len(kinds) != 1 or not a.dtype.is_floating_point:
         names = ", ".join(sorted(map(str, kinds)))
-        raise ValueError(f"mm: operands must share one floating dtype on mps, got {names}")
+        raise LoweringError(f"mm: operands must share one floating dtype on mps, got {names}")
     if a.shape[0] != b.shape[0] or a.shape[2] != b.shape[1]:
-        raise ValueError(f"mm: shapes {tuple(a.shape)} and {tuple(b.shape)} do not multiply")
+        raise LoweringError(f"mm: shapes {tuple(a.shape)} and {tuple(b.shape)} do not multiply")
     return library.metal_type(a.dtype, "mm")

@@ -21,8 +21,8 @@ class Options:
 
     on_variant: ``"error"`` refuses an op that mixes samples or cannot be proved; ``"warn"`` goes on and
         records it in the certificate.
-    tiling: ``"auto"`` lets the schedule follow the shape; ``"uniform"`` pins one schedule for every shape.
-        The bits are the same.
+    tiling: ``"auto"`` lets the schedule follow the shape; ``"uniform"`` computes every product with one tile
+        and one way through its operands (CPU). The bits are the same.
     batch_dims: input name -> its batch dimension, or ``None`` for an input that is shared by the batch.
         Inputs not named follow the default: dimension 0.
     mps_tier: on Apple GPUs, ``"portable"`` has the same bits on every one of them; ``"simdgroup"`` multiplies

@@ -12,7 +12,7 @@ from bi_inductor.attention import open_attention
 from bi_inductor.batch import BatchSpec, infer_batch_spec, is_tangent
 from bi_inductor.cache import sources_digest
 from bi_inductor.decompositions import decomposition_table
-from bi_inductor.errors import UnsupportedDeviceError
+from bi_inductor.errors import OptionError, UnsupportedDeviceError
 from bi_inductor.options import Options, make_options
 from bi_inductor.plan import make_plan
 from bi_inductor.rewrite import rewrite
@@ -32,6 +32,8 @@ def compile_graph(
     pins = _inductor.pins()
     chosen = make_options(mode, options, pins)
     device = graph_device(gm, example_inputs)
+    if chosen.tiling == "uniform" and device != "cpu":
+        raise OptionError(f'tiling="uniform" is made for the CPU only; this graph is on {device}')
     table.load(device)
     _torch.keep_compiling()
     inputs = batch_of_inputs(gm, chosen)
@@ -155,7 +157,7 @@ class PlanPass(_torch.CustomGraphPass):
             on_variant=self.options.on_variant,
         )
         self.record.add(planned)
-        rewrite(gm, planned)
+        rewrite(gm, planned, uniform=self.options.tiling == "uniform")
 
     def uuid(self) -> Any:
         """What shapes the generated code and is no Inductor setting."""

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# the loaders' own bars would run through the tables below
+os.environ.setdefault("TQDM_DISABLE", "1")
 
 import torch
 from rich.console import Console
@@ -129,6 +131,7 @@ def main() -> None:
     )
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     args = parser.parse_args()
+    transformers_logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning)
     transformers_logging.disable_progress_bar()
     console = Console()

@@ -6,6 +6,7 @@ Where releases differ, the feature is asked for, not the version.
 from dataclasses import dataclass
 
 import torch
+from torch._decomp import core_aten_decompositions
 from torch._dynamo import config as _dynamo_config
 from torch._dynamo import maybe_mark_dynamic
 from torch._guards import TracingContext
@@ -23,6 +24,7 @@ __all__ = [
     "TracingContext",
     "check_version",
     "compile_fx",
+    "core_aten_decompositions",
     "graph_break_of",
     "inductor_setting_names",
     "input_source",

@@ -32,29 +32,42 @@ def compile_graph(
     pins = _inductor.pins()
     chosen = make_options(mode, options, pins)
     device = graph_device(gm, example_inputs)
-    if chosen.tiling == "uniform" and device != "cpu":
-        raise OptionError(f'tiling="uniform" is made for the CPU only; this graph is on {device}')
+    if chosen.tiling == "uniform" and device == "cuda":
+        raise OptionError(f'tiling="uniform" is not made for {device}; leave it "auto"')
     table.load(device)
     _torch.keep_compiling()
     inputs = batch_of_inputs(gm, chosen)
     unite_batch_sizes(gm, inputs)
     gm = open_attention(gm)
     record = certificates.open_graph(gm, device=device, options=chosen, batch=inputs)
-    patches = {
-        **pins,
-        **dict(chosen.inductor),
-        **({"triton.cudagraphs": True} if chosen.cudagraphs else {}),
-        "joint_custom_pre_pass": PlanPass(chosen.target(device), chosen, inputs, record),
-    }
-    compiled: Callable[..., Any] = _torch.compile_fx(  # type: ignore[assignment]
-        gm,
-        list(example_inputs),
-        inner_compile=_inductor.compile_pinned,
-        config_patches=patches,
-        decompositions=decomposition_table(),
-    )
+    plan = PlanPass(chosen.target(device), chosen, inputs, record)
+    compile_planned = table.compiler_of(device)
+    if compile_planned is not None:
+        _refuse_inductor_settings(chosen, device)
+        compiled: Callable[..., Any] = compile_planned(gm, list(example_inputs), plan)
+    else:
+        compiled = _torch.compile_fx(  # type: ignore[assignment]
+            gm,
+            list(example_inputs),
+            inner_compile=_inductor.compile_pinned,
+            config_patches={
+                **pins,
+                **dict(chosen.inductor),
+                **({"triton.cudagraphs": True} if chosen.cudagraphs else {}),
+                "joint_custom_pre_pass": plan,
+            },
+            decompositions=decomposition_table(),
+        )
     record.close()
     return compiled
+
+
+def _refuse_inductor_settings(options: Options, device: str) -> None:
+    given = [name for name, _ in options.inductor] + ["mode"] * options.cudagraphs
+    if given:
+        raise OptionError(
+            f"{', '.join(given)}: Inductor does not compile for {device}, so none of its settings apply"
+        )
 
 
 def graph_device(gm: GraphModule, example_inputs: Sequence[Any]) -> str:

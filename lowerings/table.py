@@ -2,7 +2,9 @@
 
 import functools
 import importlib
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 from bi_inductor.errors import UnsupportedDeviceError
 
@@ -42,6 +44,11 @@ def load(device: str) -> None:
         CompilerMissingError: the device's toolchain is not installed.
     """
     importlib.import_module(_module_of(device)).load()
+
+
+def compiler_of(device: str) -> Callable[..., Any] | None:
+    """A device's own ``compile_planned(gm, example_inputs, plan)``, or None where Inductor compiles for it."""
+    return getattr(importlib.import_module(_module_of(device)), "compile_planned", None)
 
 
 def _module_of(device: str) -> str:

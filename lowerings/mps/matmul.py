@@ -17,9 +17,13 @@ def mm(
     alpha: Number = 1,
     beta: Number = 1,
     split_size: int,
+    uniform: bool = False,
 ) -> Tensor:
     """``alpha * (a [M, K] @ b [K, N]) + beta * bias``; bias broadcasts to the product."""
-    return bmm(a[None], b[None], bias, alpha=alpha, beta=beta, split_size=split_size)[0]
+    out = bmm(
+        a[None], b[None], bias, alpha=alpha, beta=beta, split_size=split_size, uniform=uniform
+    )
+    return out[0]
 
 
 def bmm(
@@ -30,10 +34,14 @@ def bmm(
     alpha: Number = 1,
     beta: Number = 1,
     split_size: int,
+    uniform: bool = False,
 ) -> Tensor:
-    """``a [B, M, K] @ b [B, K, N]`` with any strides; float32, float16 or bfloat16, all of one dtype."""
+    """``a [B, M, K] @ b [B, K, N]`` with any strides; float32, float16 or bfloat16, all of one dtype.
+
+    ``uniform`` takes one tile for every number of rows: the same bits.
+    """
     return bmm_with(
-        schedules.matmul_schedule(a.shape[1]),
+        schedules.UNIFORM if uniform else schedules.matmul_schedule(a.shape[1]),
         a,
         b,
         bias,

@@ -60,7 +60,7 @@ _PRODUCTS = (t.Matmul, t.Convolution)
 _NORMS = (t.VarMean, t.Softmax, t.LayerNorm, t.RmsNorm)
 
 #: ops that carry no plan number to tell a tier by: one kernel serves every tier
-METAL_ONLY = (t.Scan,)
+METAL_ONLY = (t.Scan, t.Scatter, t.EmbeddingBag, t.AvgPool, t.TopK, t.Sort)
 
 PLANS = (
     Row(
@@ -78,7 +78,12 @@ PLANS = (
         lanes=ROW_LANES,
         order="lanes-then-tree",
     ),
+    Row(templates=(t.GroupedMatmul,), split_size=MATMUL_SPLIT, order="pieces-in-order"),
     Row(templates=(t.Scan,), dtypes=_FLOATS + _INTEGERS, order="compensated-chain"),
+    Row(templates=(t.Scatter,), dtypes=_FLOATS + _INTEGERS, order="ascending-source"),
+    Row(templates=(t.EmbeddingBag,), order="ascending-source"),
+    Row(templates=(t.AvgPool,), order="window-row-major"),
+    Row(templates=(t.TopK, t.Sort), dtypes=_FLOATS + _INTEGERS, order="exact-ranks"),
 )
 
 

@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from functorch.compile import make_boxed_func
-from torch.fx import GraphModule, Node
+from functorch.compile import aot_module_simplified, make_boxed_func
+from torch.fx import Graph, GraphModule, Node
 
+from bi_inductor.decompositions import core_table
 from bi_inductor.errors import LoweringError, UnsupportedDeviceError
 from bi_inductor.ops import SCHEMAS
 from lowerings.neuron.device import load, neuron_kind
@@ -53,6 +54,36 @@ _ADDS_UP = frozenset(
         "sort",
     )
 )
+
+
+def compile_planned(
+    gm: GraphModule, example_inputs: Sequence[Any], plan: Callable[[Graph], None]
+) -> Callable[..., Any]:
+    """Trace a Dynamo graph, let ``plan`` rewrite it in place, and hand it to the vendor's compiler.
+
+    Raises:
+        UnsupportedDeviceError: dynamic shapes, or a graph that needs gradients.
+        LoweringError: see ``compile_graph``.
+    """
+    refuse_symbolic_shapes(gm, example_inputs)
+
+    def inference(graph: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        plan(graph.graph)
+        return compile_graph(graph, inputs)
+
+    def training(graph: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        raise UnsupportedDeviceError(
+            "gradients have no Neuron kernels; call the compiled model under torch.no_grad()"
+        )
+
+    return aot_module_simplified(  # type: ignore[no-any-return]
+        gm,
+        list(example_inputs),
+        fw_compiler=training,
+        bw_compiler=training,
+        inference_compiler=inference,
+        decompositions=core_table(),
+    )
 
 
 def compile_graph(
@@ -136,6 +167,7 @@ def _retarget_node(gm: GraphModule, node: Node, name: str) -> None:
                 f"bi_inductor.{name}{_where(node)} has {keyword}={number}, the NKI kernels were written for "
                 f"{wanted}: the graph was planned for another device"
             )
+    given.pop("uniform", None)  # the tiles are the plan: there is no other schedule
     if name == "reduction" and given.pop("param"):
         raise LoweringError(f"bi_inductor.reduction{_where(node)}: no Neuron kernel takes a param")
     if "alpha" in given:

@@ -72,7 +72,26 @@ def _register_matmul(toolchain: Toolchain) -> None:
             )
         return a.new_empty((*a.shape[:-1], b.shape[-1]))
 
+    def neuron_scan(x: Tensor, kind: str, dim: int, dtype: torch.dtype | None) -> Tensor:
+        out = neuron_scan_fake(x, kind, dim, dtype)
+        if out.numel() == 0:
+            return out
+        length = x.shape[dim]
+        marks = x.movedim(dim, -1).reshape(1, -1, length).to(torch.float32)
+        ones = marks.new_ones(length, length).triu()[None]
+        hold = matmul_schedule(marks.shape[1], length, 4).hold_panel
+        counts = kernel(marks.transpose(1, 2).contiguous(), ones, None, 1.0, 1.0, hold)
+        turned = counts.reshape(x.movedim(dim, -1).shape).movedim(-1, dim)
+        return turned.to(out.dtype).contiguous()  # type: ignore[no-any-return]
+
+    def neuron_scan_fake(x: Tensor, kind: str, dim: int, dtype: torch.dtype | None) -> Tensor:
+        _check("scan", x)
+        if kind != "cumsum" or x.dim() == 0:
+            raise LoweringError(f"neuron_scan: no kernel for {kind} of {tuple(x.shape)}")
+        return x.new_empty(x.shape, dtype=dtype or torch.int64)
+
     toolchain.define("bi_inductor::neuron_mm", neuron_mm, neuron_mm_fake)
+    toolchain.define("bi_inductor::neuron_scan", neuron_scan, neuron_scan_fake)
 
 
 def _bias_gmn(bias: Tensor, shape: tuple[int, int, int]) -> Tensor:
@@ -106,7 +125,9 @@ def _register_attention(toolchain: Toolchain) -> None:
             0,
         )
         seen = row_lse.reshape(lse.shape)
-        return res.reshape(out.shape), torch.where(seen > NEG / 2, seen, -math.inf)
+        # heads inside, as the graph was traced
+        res = res.reshape(out.shape).transpose(1, 2).contiguous().transpose(1, 2)
+        return res, torch.where(seen > NEG / 2, seen, -math.inf)
 
     def neuron_attention_fake(
         q: Tensor,
@@ -118,7 +139,8 @@ def _register_attention(toolchain: Toolchain) -> None:
     ) -> tuple[Tensor, Tensor]:
         _check("attention", q, k, v)
         _check_heads(q, k, v)
-        out = q.new_empty((*q.shape[:-1], v.shape[-1]))
+        batch, heads, tokens = q.shape[:3]
+        out = q.new_empty((batch, tokens, heads, v.shape[-1])).transpose(1, 2)
         return out, q.new_empty(q.shape[:-1], dtype=torch.float32)
 
     toolchain.define("bi_inductor::neuron_attention", neuron_attention, neuron_attention_fake)
@@ -237,7 +259,8 @@ def _register_norms(toolchain: Toolchain) -> None:
             return out, mean, rstd
         rows = _rows_last(x, range(x.dim() - len(shape), x.dim()))
         res, means, rstds = layer_kernel(rows, _one_row(weight), _one_row(bias), eps)
-        return res.reshape(out.shape), means.reshape(mean.shape), rstds.reshape(rstd.shape)
+        statistics = (s.reshape(mean.shape).to(mean.dtype) for s in (means, rstds))
+        return res.reshape(out.shape), *statistics
 
     def neuron_layer_norm_fake(
         x: Tensor,
@@ -248,7 +271,9 @@ def _register_norms(toolchain: Toolchain) -> None:
     ) -> tuple[Tensor, Tensor, Tensor]:
         _check("layer_norm", x, weight, bias)
         stats = _statistics_shape(x, shape)
-        mean, rstd = (x.new_empty(stats, dtype=torch.float32) for _ in range(2))
+        mixed = weight is not None and weight.dtype != x.dtype
+        dtype = torch.float32 if mixed else x.dtype
+        mean, rstd = (x.new_empty(stats, dtype=dtype) for _ in range(2))
         return x.new_empty(x.shape), mean, rstd
 
     def neuron_rms_norm(

@@ -46,6 +46,8 @@ PLANS = (
     Row(templates=(t.Attention,), split_size=KV_TILE, order="keys-in-blocks"),
     Row(templates=_ROWS, lanes=H_TILE, order="chunks-ascending"),
     Row(templates=(t.Softmax,), lanes=V_TILE, order="chunks-ascending"),
+    # running counts of a mask, as a product with a triangle of ones: exact in float32
+    Row(templates=(t.Scan,), dtypes=(torch.bool,), order="exact-counts"),
 )
 
 #: kinds of ``bi_inductor.reduction`` that have a kernel
@@ -61,6 +63,7 @@ TEMPLATES: dict[str, type[Template]] = {
     "layer_norm": t.LayerNorm,
     "rms_norm": t.RmsNorm,
     "softmax": t.Softmax,
+    "scan": t.Scan,
 }
 
 
@@ -79,25 +82,30 @@ def plan_for(key: PlanKey) -> Plan:
 
 def refusal(template: Template) -> str | None:
     """Return why a template has no kernel although its type has one, or None."""
+    if isinstance(template, t.Scan) and template.kind != "cumsum":
+        return f"neuron has no kernel for {template.kind}; of the scans it has the cumsum of a mask"
     if isinstance(template, t.Reduction) and template.kind not in REDUCTIONS:
         return f"neuron has no kernel for {template.kind}; there are {', '.join(REDUCTIONS)}"
     return None
 
 
-def plan_of(op: str, dtype: torch.dtype = torch.float32) -> Plan:
-    """Return the plan of an op such as ``"mm"``.
+def plan_of(op: str, dtype: torch.dtype | None = None) -> Plan:
+    """Return the plan of an op such as ``"mm"``; without a dtype, that of the first that it takes.
 
     Raises:
-        ValueError: the op has no NKI kernel, or the dtype is none of ``DTYPES``.
+        ValueError: the op has no NKI kernel, or none for the dtype.
     """
-    if dtype not in DTYPES:
-        raise ValueError(
-            f"bi_inductor.{op} of {dtype} has no Neuron kernel; the engines compute in float32: "
-            f"use one of {', '.join(str(d).removeprefix('torch.') for d in DTYPES)}"
-        )
     if op not in TEMPLATES:
         raise ValueError(
             f"bi_inductor.{op} has no Neuron kernel; there are kernels for "
             f"{', '.join(TEMPLATES)}. Keep this op on the host or out of the compiled region"
         )
-    return plan_for(PlanKey(template=TEMPLATES[op], reduced=(), dtype=dtype, device="neuron"))
+    template = TEMPLATES[op]
+    dtypes = next(row.dtypes for row in PLANS if template in row.templates)
+    if dtype is not None and dtype not in dtypes:
+        raise ValueError(
+            f"bi_inductor.{op} of {dtype} has no Neuron kernel; the engines compute in float32: "
+            f"use one of {', '.join(str(d).removeprefix('torch.') for d in dtypes)}"
+        )
+    key = PlanKey(template=template, reduced=(), dtype=dtype or dtypes[0], device="neuron")
+    return plan_for(key)

@@ -11,6 +11,7 @@ from lowerings.mps import fallback
 
 HALF = torch.half
 LANES = {"lanes": 256}
+INDEX = torch.tensor([[0, 2, 2, 1], [1, 1, 0, 2]])
 CONV = ([2, 2], [1, 1], [1, 1], False, [0, 0], 1)
 CALLS = {
     "mm": lambda d: ((data(5, 40, dtype=d), data(40, 7, dtype=d)), {"split_size": 128}),
@@ -29,6 +30,25 @@ CALLS = {
     "layer_norm": lambda d: ((data(3, 5, dtype=d), [5], None, None, 1e-5), LANES),
     "rms_norm": lambda d: ((data(3, 5, dtype=d), [5], None, 1e-5), LANES),
     "scan": lambda d: ((data(3, 5, dtype=d), "cumsum", 1), {}),
+    "grouped_mm": lambda d: (
+        (data(7, 40, dtype=d), data(2, 40, 5, dtype=d), torch.tensor([3, 7], dtype=torch.int32)),
+        {"split_size": 128},
+    ),
+    "avg_pool": lambda d: (
+        (data(2, 3, 9, 9, dtype=d), [3, 2], [2, 2], [1, 0], True, False, None),
+        {},
+    ),
+    "topk": lambda d: ((data(3, 5, dtype=d), 2, 0, True, True), {}),
+    "scatter_add": lambda d: ((data(3, 5, dtype=d), 1, INDEX, data(3, 4, dtype=d)), {}),
+    "index_add": lambda d: ((data(3, 5, dtype=d), 0, INDEX[0], data(4, 5, dtype=d)), {}),
+    "index_put_add": lambda d: (
+        (data(3, 5, 2, dtype=d), [None, INDEX[0]], data(3, 4, 2, dtype=d)),
+        {},
+    ),
+    "embedding_bag": lambda d: (
+        (data(6, 5, dtype=d), INDEX[0], torch.tensor([0, 1]), None, "mean", False, -1),
+        {},
+    ),
 }
 
 
@@ -55,7 +75,7 @@ def test_results_have_the_layout_of_the_fake_kernel(name, dtype):
 
 
 CPU_NUMBERS = {128: 1024, 256: 64}
-ON_THE_CPU = [name for name in CALLS if name != "scan"]
+ON_THE_CPU = [name for name in CALLS if CALLS[name](HALF)[1]]
 
 
 @pytest.mark.parametrize("name", ON_THE_CPU)

@@ -337,7 +337,7 @@ def _refuse_reductions(node: Any, order_free: frozenset[str]) -> None:
             )
 
 
-_SCHEDULING: dict[str, Callable[[Any], Any]] = {"cpu": CpuScheduling, "mps": MpsScheduling}
+_SCHEDULING: dict[str, type] = {"cpu": CpuScheduling, "mps": MpsScheduling}
 
 
 def install_scheduling() -> None:
@@ -350,12 +350,16 @@ def install_scheduling() -> None:
             _common.device_codegens[name] = dataclasses.replace(device, scheduling=chosen)
 
 
-def _chooser(ours: Callable[[Any], Any], stock: Callable[[Any], Any]) -> Any:
-    def scheduling(scheduler: Any) -> Any:
+def _chooser(ours: type, stock: Any) -> Any:
+    """A class, because Inductor asks a device's scheduling what it is a subclass of."""
+
+    def choose(cls: type, scheduler: Any) -> Any:
         return (ours if isinstance(V.choices, PinnedChoices) else stock)(scheduler)
 
-    scheduling._bi_inductor = True  # type: ignore[attr-defined]
-    return scheduling
+    base = (
+        stock if isinstance(stock, type) else object
+    )  # 2.11 to 2.14 register a function for the CPU
+    return type("Scheduling", (base,), {"__new__": choose, "_bi_inductor": True})
 
 
 @contextlib.contextmanager

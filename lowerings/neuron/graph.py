@@ -17,7 +17,7 @@ from lowerings.neuron.plans import plan_of
 INNER = {"native": "neuron", "xla": "openxla"}
 
 #: second net behind the rules of the planner: what neuronx-cc would compile per shape, in an order of its own
-_ADDS_UP = frozenset(
+ADDS_UP = frozenset(
     (
         "mm",
         "addmm",
@@ -144,7 +144,7 @@ def retarget(gm: GraphModule) -> GraphModule:
         namespace, name = node.target._schema.name.split("::")
         if namespace == "bi_inductor" and name in SCHEMAS:
             _retarget_node(gm, node, name)
-        elif namespace == "aten" and name in _ADDS_UP:
+        elif namespace == "aten" and name in ADDS_UP:
             raise LoweringError(
                 f"{node.target}{_where(node)} was left to the Neuron compiler, which orders its additions by "
                 "shape; it has no rule or no kernel here, so keep it outside the compiled region"

@@ -1,6 +1,7 @@
 """Metal that ``torch.compile`` would write for a Mac, generated from fake mps tensors where there is none."""
 
 import contextlib
+import functools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -8,23 +9,32 @@ from unittest import mock
 
 import torch
 import torch._functorch.config
-from torch import nn
-from torch._inductor import config
+from torch._dynamo.utils import detect_fake_mode
+from torch._inductor import compile_fx, config
 from torch._inductor.fx_passes import joint_graph, post_grad
 from torch._inductor.graph import GraphLowering
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+from torch.utils import _pytree as pytree
+
+from bi_inductor import pipeline
+from lowerings import _inductor
 
 
 class _StopAfterCodegen(Exception):
     pass
 
 
-@contextlib.contextmanager
-def fake_mps() -> Iterator[None]:
-    """Inside, tensors are fake, and made on an mps device that torch believes in."""
-    # the pattern tables are traced with real tensors on first use
+@functools.cache
+def _patterns() -> None:
+    """Inductor traces its pattern tables with real tensors, on first use."""
     joint_graph.lazy_init(torch.device("cpu"))
     post_grad.lazy_init(torch.device("cpu"))
+
+
+@contextlib.contextmanager
+def fake_mps() -> Iterator[None]:
+    """Inside, Inductor finds the mps device that it asks for."""
+    _patterns()
     with contextlib.ExitStack() as stack:
         for module in (joint_graph, post_grad):
             stack.enter_context(mock.patch.object(module, "lazy_init", return_value=None))
@@ -32,55 +42,69 @@ def fake_mps() -> Iterator[None]:
             "torch._C._mps_get_core_count": 10,
             "torch._C._mps_get_name": "Apple M4",
             "torch.backends.mps.is_available": True,
-            "torch.mps.manual_seed": None,
         }.items():
             stack.enter_context(mock.patch(name, lambda *_, v=value: v, create=True))
-        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         yield
 
 
-def _moved(x: Any) -> Any:
-    """The fake mps tensor of a tensor; the module itself, with fake state."""
-    if isinstance(x, nn.Module):
-        for part in x.modules():
-            for name, value in part._parameters.items():
-                if value is not None:
-                    part._parameters[name] = nn.Parameter(_moved(value), requires_grad=False)
-            for name, value in part._buffers.items():
-                part._buffers[name] = _moved(value)
-    elif isinstance(x, torch.Tensor):
-        return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="mps")
-    return x
+def _on_mps(gm: torch.fx.GraphModule, inputs: Sequence[Any]) -> list[Any]:
+    """Move a graph and its inputs, which were traced on the CPU: eager code cannot run on fake mps tensors."""
+    mode = detect_fake_mode(inputs)
+
+    def move(x: Any) -> Any:
+        if isinstance(x, torch.device):
+            return torch.device("mps")
+        if not isinstance(x, torch.Tensor):
+            return x
+        with mode:
+            return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="mps")
+
+    for node in gm.graph.nodes:
+        node.args, node.kwargs = pytree.tree_map_only(torch.device, move, (node.args, node.kwargs))
+    gm.recompile()
+    fakes = [move(x) for x in inputs]
+    FakeTensorProp(gm, mode).propagate_dont_convert_inputs(*fakes)
+    return fakes
 
 
 def generated(
     function: Callable[..., Any],
     args: Sequence[Any],
     *,
-    state: nn.Module | None = None,
-    backend: str = "batch_invariant",
+    stock: bool = False,
     dynamic: bool = False,
     options: dict[str, Any] | None = None,
 ) -> str:
-    """Wrapper module that Inductor writes; ``function`` or ``state`` is the module whose weights move."""
+    """Wrapper module that Inductor writes, with the plans of mps unless it is ``stock`` Inductor."""
     codes: list[str] = []
 
     def stop(graph: GraphLowering) -> None:
         codes.append(graph.codegen()[0].value)
         raise _StopAfterCodegen
 
+    def inner(compiler: Callable[..., Any]) -> Callable[..., Any]:
+        def compile_moved(gm: torch.fx.GraphModule, inputs: Sequence[Any], **kwargs: Any) -> Any:
+            return compiler(gm, _on_mps(gm, inputs), **kwargs)
+
+        return compile_moved
+
+    def stock_inductor(gm: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        return compile_fx.compile_fx(gm, inputs, inner_compile=inner(compile_fx.compile_fx_inner))
+
     torch._dynamo.reset()
     with (
-        fake_mps(),
         config.patch({"fx_graph_cache": False, "compile_threads": 1}),
         torch._functorch.config.patch(enable_autograd_cache=False),
+        mock.patch.object(pipeline, "graph_device", return_value="mps"),
+        mock.patch.object(_inductor, "compile_fx_inner", inner(_inductor.compile_fx_inner)),
         mock.patch.object(GraphLowering, "_compile_to_module", stop),
+        fake_mps(),
         torch.no_grad(),
     ):
-        _moved(function if state is None else state)
+        backend = stock_inductor if stock else "batch_invariant"
         compiled = torch.compile(function, backend=backend, dynamic=dynamic, options=options)
         try:
-            compiled(*map(_moved, args))
+            compiled(*args)
         except Exception:
             if not codes:
                 raise

@@ -10,7 +10,7 @@ export TORCHINDUCTOR_CACHE_DIR ?= $(CACHE)/inductor
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install demo test test-fast test-mps test-mps-address-spaces test-neuron lint bench accept clean
+.PHONY: install demo test test-all test-fast test-mps test-mps-address-spaces test-neuron test-page lint bench accept clean
 
 install: $(VENV)/.installed
 
@@ -40,8 +40,12 @@ test: install
 	$(BIN)/python tests/lowerings/mps/on_device.py
 else
 test: test-fast
-	$(BIN)/pytest tests/lowerings tests/invariance -q --durations=15 $(addprefix --ignore=tests/lowerings/,$(OTHER_DEVICES))
+	$(BIN)/pytest tests/inspection tests/lowerings tests/invariance tests/suite -q --durations=15 $(addprefix --ignore=tests/lowerings/,$(OTHER_DEVICES))
 endif
+
+# every architecture in every dtype along every axis, 10,000 random graphs: hours
+test-all: install
+	$(BIN)/pytest tests/suite -q --thorough --durations=30
 
 # kernels of other devices, proved without them: Metal through a C++ shim, NKI through an emulator
 test-mps test-neuron: test-%: install
@@ -51,8 +55,12 @@ test-mps test-neuron: test-%: install
 test-mps-address-spaces: install
 	$(BIN)/pytest tests/lowerings/mps -q -m needs_clang
 
+# the page of a report in a real browser (wants chromium)
+test-page: install
+	$(BIN)/python -m tests.inspection.browser_page
+
 accept: install
-	EXPECTTEST_ACCEPT=1 $(BIN)/pytest tests/graph -q
+	EXPECTTEST_ACCEPT=1 $(BIN)/pytest tests/graph tests/inspection/test_goldens.py -q
 
 bench: install
 	$(BIN)/python -m benchmarks

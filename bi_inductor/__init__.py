@@ -8,15 +8,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bi_inductor.certificates import Certificate, certificate
+    from bi_inductor.inspection.certify import certify, check_certificate
+    from bi_inductor.inspection.diff import diff
+    from bi_inductor.inspection.explain import explain
     from bi_inductor.marking import mark_batch
 
 __version__ = "0.1.0"
-__all__ = ["Certificate", "__version__", "certificate", "mark_batch"]
+__all__ = [
+    "Certificate",
+    "__version__",
+    "certificate",
+    "certify",
+    "check_certificate",
+    "diff",
+    "explain",
+    "mark_batch",
+]
 
 # resolved on first use: importing this package costs nothing beyond torch
 _HOME = {
     "Certificate": "bi_inductor.certificates",
     "certificate": "bi_inductor.certificates",
+    "certify": "bi_inductor.inspection.certify",
+    "check_certificate": "bi_inductor.inspection.certify",
+    "diff": "bi_inductor.inspection.diff",
+    "explain": "bi_inductor.inspection.explain",
     "mark_batch": "bi_inductor.marking",
 }
 

@@ -3,36 +3,68 @@
 Where releases differ, the feature is asked for, not the version.
 """
 
+import contextlib
+import os
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch._decomp import core_aten_decompositions
 from torch._dynamo import config as _dynamo_config
-from torch._dynamo import maybe_mark_dynamic
+from torch._dynamo import lookup_backend, maybe_mark_dynamic
+from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
+from torch._higher_order_ops.flex_attention import flex_attention
 from torch._inductor import config as _inductor_config
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.runtime.cache_dir_utils import cache_dir as inductor_cache_dir
+from torch._logging._internal import trace_structured
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.fx import GraphModule, Node
+from torch.nn.attention.flex_attention import _vmap_for_bhqkv as vmap_for_bhqkv
 
 from bi_inductor.errors import UnsupportedTorchError
 
 __all__ = [
     "CustomGraphPass",
+    "FakeTensorMode",
     "InputSource",
     "TracingContext",
+    "TransformGetItemToIndex",
+    "aot_autograd",
+    "boxed",
     "check_version",
     "compile_fx",
     "core_aten_decompositions",
+    "fake_on",
+    "flex_attention",
     "graph_break_of",
+    "inductor_cache_dir",
     "inductor_setting_names",
     "input_source",
     "is_backward",
+    "is_data_dependent",
     "keep_compiling",
+    "lookup_backend",
     "maybe_mark_dynamic",
+    "root_cause",
     "select_decomp_table",
     "size_hint",
+    "trace_structured",
+    "user_line",
+    "vmap_for_bhqkv",
+    "with_state",
+    "without_recompile_limit",
 ]
 
 SUPPORTED = ((2, 11), (2, 14))
@@ -69,6 +101,13 @@ def keep_compiling() -> None:
     """
     for name in ("recompile_limit", "accumulated_recompile_limit"):
         setattr(_dynamo_config, name, max(_NO_LIMIT, getattr(_dynamo_config, name)))
+
+
+@contextlib.contextmanager
+def without_recompile_limit() -> Iterator[None]:
+    """Inside, Dynamo compiles every batch size; at its limit it would run the rest by stock eager kernels."""
+    with _dynamo_config.patch(recompile_limit=2**16, accumulated_recompile_limit=2**16):
+        yield
 
 
 def graph_break_of(gm: GraphModule) -> str | None:
@@ -118,3 +157,58 @@ def is_backward(node: Node) -> bool:
     return node.meta.get("partitioner_tag") == "is_backward" or bool(
         node.meta.get("autograd_backward", False)
     )
+
+
+def boxed(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Give ``fn`` the calling convention of compiled code: one list of inputs."""
+
+    def call(inputs: list[Any]) -> Any:
+        return fn(*inputs)
+
+    call._boxed_call = True  # type: ignore[attr-defined]
+    return call
+
+
+def fake_on(mode: FakeTensorMode, x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a fake tensor like ``x`` that says it is on ``device``; a meta tensor has no device of its own."""
+    if x.device.type != "meta":
+        return mode.from_tensor(x)
+    fake = FakeTensor(mode, x.detach(), device)
+    if not isinstance(x, torch.nn.Parameter):
+        return fake.requires_grad_(x.requires_grad)
+    return torch.nn.Parameter(fake, requires_grad=x.requires_grad)
+
+
+@contextlib.contextmanager
+def with_state(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Inside, ``model`` has these parameters and buffers; tied ones stay tied."""
+    from torch.nn.utils.stateless import _reparametrize_module
+
+    with _reparametrize_module(model, state, tie_weights=True):
+        yield
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return what a compiler's exception was raised for."""
+    seen = {id(error)}
+    while True:
+        inner = getattr(error, "inner_exception", None) or error.__cause__
+        if inner is None or id(inner) in seen:
+            return error
+        seen.add(id(inner))
+        error = inner
+
+
+def user_line(error: BaseException) -> str:
+    """Return `` at file:line`` of the last line of the user's code that an error went through, or nothing."""
+    ours = (os.path.dirname(torch.__file__), os.path.dirname(__file__), "<")
+    traced = getattr(error, "real_stack", None)
+    # without a traced stack, the first frame outside is the caller of the tool
+    frames = list(traced) if traced else traceback.extract_tb(error.__traceback__)[1:]
+    outside = [f for f in frames if not f.filename.startswith(ours)]
+    return f" at {outside[-1].filename}:{outside[-1].lineno}" if outside else ""
+
+
+def is_data_dependent(error: BaseException) -> bool:
+    """Whether a fake tensor was asked for its numbers."""
+    return isinstance(error, (DataDependentOutputException, DynamicOutputShapeException))

@@ -1,5 +1,6 @@
 """The way of a graph: attention, AOTAutograd, plan, rewrite, Inductor with its choices pinned, certificate."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -7,15 +8,17 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule
 
-from bi_inductor import _torch, certificates
+from bi_inductor import _torch, certificates, trace
 from bi_inductor.attention import open_attention
 from bi_inductor.batch import BatchSpec, infer_batch_spec, is_tangent
-from bi_inductor.cache import sources_digest
+from bi_inductor.cache import remove_damaged_library, sources_digest
 from bi_inductor.decompositions import decomposition_table
 from bi_inductor.errors import OptionError, UnsupportedDeviceError
 from bi_inductor.options import Options, make_options
 from bi_inductor.plan import make_plan
 from bi_inductor.rewrite import rewrite
+
+log = logging.getLogger("bi_inductor")
 
 
 def compile_graph(
@@ -38,28 +41,48 @@ def compile_graph(
     _torch.keep_compiling()
     inputs = batch_of_inputs(gm, chosen)
     unite_batch_sizes(gm, inputs)
-    gm = open_attention(gm)
+    with trace.op_diff("open_attention", gm.graph):
+        gm = open_attention(gm)
     record = certificates.open_graph(gm, device=device, options=chosen, batch=inputs)
     plan = PlanPass(chosen.target(device), chosen, inputs, record)
     compile_planned = table.compiler_of(device)
     if compile_planned is not None:
         _refuse_inductor_settings(chosen, device)
-        compiled: Callable[..., Any] = compile_planned(gm, list(example_inputs), plan)
-    else:
-        compiled = _torch.compile_fx(  # type: ignore[assignment]
+    patches = {
+        **pins,
+        **dict(chosen.inductor),
+        **({"triton.cudagraphs": True} if chosen.cudagraphs else {}),
+        "joint_custom_pre_pass": plan,
+    }
+
+    def compiled() -> Callable[..., Any]:
+        if compile_planned is not None:
+            handed: Callable[..., Any] = compile_planned(gm, list(example_inputs), plan)
+            return handed
+        made: Callable[..., Any] = _torch.compile_fx(  # type: ignore[assignment]
             gm,
             list(example_inputs),
             inner_compile=_inductor.compile_pinned,
-            config_patches={
-                **pins,
-                **dict(chosen.inductor),
-                **({"triton.cudagraphs": True} if chosen.cudagraphs else {}),
-                "joint_custom_pre_pass": plan,
-            },
+            config_patches=patches,
             decompositions=decomposition_table(),
         )
+        return made
+
+    made = _rebuilding(compiled)
     record.close()
-    return compiled
+    return made
+
+
+def _rebuilding(compiled: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    """Compile again for each library in the cache that a killed compiler left unfinished."""
+    while True:
+        try:
+            return compiled()
+        except Exception as error:
+            library = remove_damaged_library(error)
+            if library is None:
+                raise
+            log.warning("%s was damaged (a killed compile?) and is built again", library)
 
 
 def _refuse_inductor_settings(options: Options, device: str) -> None:
@@ -170,7 +193,10 @@ class PlanPass(_torch.CustomGraphPass):
             on_variant=self.options.on_variant,
         )
         self.record.add(planned)
-        rewrite(gm, planned, uniform=self.options.tiling == "uniform")
+        trace.show_plan(planned)
+        with trace.op_diff("rewrite", graph):
+            rewrite(gm, planned, uniform=self.options.tiling == "uniform")
+        trace.show_graph(gm)
 
     def uuid(self) -> Any:
         """What shapes the generated code and is no Inductor setting."""

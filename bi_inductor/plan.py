@@ -10,6 +10,7 @@ from torch.fx import GraphModule, Node
 
 from bi_inductor.batch import BatchSpec, is_tangent
 from bi_inductor.errors import (
+    LoweringError,
     NoPlanError,
     PlanError,
     UnknownOpError,
@@ -396,7 +397,7 @@ def device_plan(key: PlanKey, template: Template) -> Plan:
         raise NoPlanError(refused)
     try:
         plan: Plan = plans.plan_for(key)
-    except ValueError as error:
+    except (ValueError, LoweringError) as error:
         raise NoPlanError(str(error)) from None
     return plan
 

@@ -49,11 +49,12 @@ def _cell(plans: ModuleType, kind: type[Template]) -> str:
 
 
 def _types(row: Any) -> str:
-    return ", ".join(_NAMES[dtype] for dtype in row.dtypes or _NAMES if dtype in _NAMES)
+    names = [_NAMES[dtype] for dtype in row.dtypes or _NAMES if dtype in _NAMES]
+    return ", ".join(names or [str(dtype).removeprefix("torch.") for dtype in row.dtypes])
 
 
 def _all_types(plans: ModuleType) -> set[str]:
-    return {name for row in plans.PLANS for name in _types(row).split(", ")}
+    return {name for row in plans.PLANS for name in _types(row).split(", ")} & {*_NAMES.values()}
 
 
 def _pieces(row: Any) -> str:

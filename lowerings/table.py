@@ -20,9 +20,12 @@ PLANNED: tuple[str, ...] = ("cpu", "cuda", "mps", "neuron")
 
 
 def plans_of(device: str) -> ModuleType:
-    """The plans of a device: plain data, no toolchain. ``plan_for(key)`` gives the plan or raises ValueError;
-    a device whose kernels lack a kind of a template also has ``refusal(template)``, a sentence or None.
+    """The plans of a device: plain data, no toolchain.
+
     ``"mps/simdgroup"`` is a device with one of its tiers: the plans of ``mps``, which read it in the key.
+
+    ``plan_for(key)`` gives the plan, or raises ValueError or LoweringError. A device whose kernels lack a kind
+    of a template also has ``refusal(template)``: a sentence, or None.
 
     Raises:
         UnsupportedDeviceError: there are no plans for ``device``.

@@ -25,7 +25,7 @@ def plans_of(
     batch_dims: dict[str, int | None] | None = None,
     then: Callable[[torch.fx.GraphModule, Planned], Any] | None = None,
     fullgraph: bool = True,
-    devices: tuple[str, ...] = ("cpu",),
+    device: str = "cpu",
     **kwargs: Any,
 ) -> list[Planned]:
     """Compile ``fn`` with a backend that plans each joint or inference graph and returns zeros."""
@@ -45,17 +45,16 @@ def plans_of(
         gm = open_attention(gm)
 
         def plan(graph_module: torch.fx.GraphModule) -> None:
-            for device in devices:
-                planned = make_plan(
-                    graph_module,
-                    device=device,
-                    batch=spec.for_placeholders(graph_module.graph),
-                    backward=is_backward,
-                    on_variant=on_variant,  # type: ignore[arg-type]
-                )
-                plans.append(planned)
-                if then is not None:
-                    then(graph_module, planned)
+            planned = make_plan(
+                graph_module,
+                device=device,
+                batch=spec.for_placeholders(graph_module.graph),
+                backward=is_backward,
+                on_variant=on_variant,  # type: ignore[arg-type]
+            )
+            plans.append(planned)
+            if then is not None:
+                then(graph_module, planned)
 
         def inference(graph_module: torch.fx.GraphModule, _inputs: Any) -> Any:
             plan(graph_module)

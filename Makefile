@@ -3,14 +3,14 @@ PYTHON ?= python3
 VENV   ?= .venv
 DEVICE ?= cpu
 BIN    := $(VENV)/bin
-OTHER_DEVICES = cuda mps
+OTHER_DEVICES = cuda
 CACHE  := $(CURDIR)/.cache
 # one cache folder per checkout: compiled kernels are shared by every test of a run
 export TORCHINDUCTOR_CACHE_DIR ?= $(CACHE)/inductor
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install demo test test-all test-fast test-mps test-neuron test-page lint bench accept clean
+.PHONY: install demo test test-all test-fast test-mps test-mps-address-spaces test-neuron test-page lint bench accept clean
 
 install: $(VENV)/.installed
 
@@ -47,9 +47,13 @@ endif
 test-all: install
 	$(BIN)/pytest tests/suite -q --thorough --durations=30 --bi-table benchmarks/results/suite.md
 
-# kernels of other devices, proved without them: Metal through a C++ shim (wants clang++), NKI through an emulator
+# kernels of other devices, proved without them: Metal through a C++ shim, NKI through an emulator
 test-mps test-neuron: test-%: install
 	$(BIN)/pytest tests/lowerings/$* -q
+
+# g++ has no address spaces in C++: this check of the Metal text wants clang++
+test-mps-address-spaces: install
+	$(BIN)/pytest tests/lowerings/mps -q -m needs_clang
 
 # the page of a report in a real browser (wants chromium)
 test-page: install

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._decomp import core_aten_decompositions
 from torch._dynamo import config as _dynamo_config
 from torch._dynamo import lookup_backend, maybe_mark_dynamic
 from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
@@ -50,6 +51,7 @@ __all__ = [
     "boxed",
     "check_version",
     "compile_fx",
+    "core_aten_decompositions",
     "fake_like",
     "fake_on",
     "fake_vector",

@@ -32,8 +32,8 @@ def compile_graph(
     pins = _inductor.pins()
     chosen = make_options(mode, options, pins)
     device = graph_device(gm, example_inputs)
-    if chosen.tiling == "uniform" and device != "cpu":
-        raise OptionError(f'tiling="uniform" is made for the CPU only; this graph is on {device}')
+    if chosen.tiling == "uniform" and device == "cuda":
+        raise OptionError(f'tiling="uniform" is not made for {device}; leave it "auto"')
     table.load(device)
     _torch.keep_compiling()
     inputs = batch_of_inputs(gm, chosen)
@@ -41,15 +41,22 @@ def compile_graph(
     with trace.op_diff("open_attention", gm.graph):
         gm = open_attention(gm)
     record = certificates.open_graph(gm, device=device, options=chosen, batch=inputs)
+    plan = PlanPass(chosen.target(device), chosen, inputs, record)
+    compile_planned = table.compiler_of(device)
+    if compile_planned is not None:
+        _refuse_inductor_settings(chosen, device)
     patches = {
         **pins,
         **dict(chosen.inductor),
         **({"triton.cudagraphs": True} if chosen.cudagraphs else {}),
-        "joint_custom_pre_pass": PlanPass(device, chosen, inputs, record),
+        "joint_custom_pre_pass": plan,
     }
 
     def compiled() -> Callable[..., Any]:
         record.planned.clear()
+        if compile_planned is not None:
+            handed: Callable[..., Any] = compile_planned(gm, list(example_inputs), plan)
+            return handed
         made: Callable[..., Any] = _torch.compile_fx(  # type: ignore[assignment]
             gm,
             list(example_inputs),
@@ -73,6 +80,14 @@ def _on_clean_cache(compiled: Callable[[], Callable[..., Any]]) -> Callable[...,
         if not remove_unfinished_libraries():
             raise
         return compiled()
+
+
+def _refuse_inductor_settings(options: Options, device: str) -> None:
+    given = [name for name, _ in options.inductor] + ["mode"] * options.cudagraphs
+    if given:
+        raise OptionError(
+            f"{', '.join(given)}: Inductor does not compile for {device}, so none of its settings apply"
+        )
 
 
 def graph_device(gm: GraphModule, example_inputs: Sequence[Any]) -> str:

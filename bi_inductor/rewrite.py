@@ -326,6 +326,14 @@ def _topk(b: _Builder) -> tuple[Node | None, ...]:
 
 def _sort(b: _Builder) -> tuple[Node | None, ...]:
     a = b.args
+    if (
+        b.plan.order == "exact-ranks"
+    ):  # a stable sort is the top n; this device's own sort is not stable
+        count = b.fake[0].shape[a["dim"]] if b.fake[0].dim() else 1
+        if isinstance(count, torch.SymInt):
+            count = b.call(_aten.sym_size.int, a["self"], a["dim"], fake=count)
+        made = b.call(_ours.topk.default, a["self"], count, a["dim"], bool(a["descending"]), True)
+        return b.item(made, 0), b.item(made, 1)
     made = b.call(
         _aten.sort.stable, a["self"], stable=True, dim=a["dim"], descending=bool(a["descending"])
     )

@@ -25,6 +25,7 @@ from torch._inductor.codegen.cpp import (
     CppVecKernel,
     CppVecOverrides,
 )
+from torch._inductor.codegen.mps import MetalScheduling
 from torch._inductor.compile_fx import compile_fx_inner
 from torch._inductor.virtualized import V
 
@@ -78,7 +79,7 @@ def pins() -> dict[str, Any]:
 class PinnedChoices(InductorChoices):
     """No decision about the order of a reduction looks at anything but its length.
 
-    Its presence as ``V.choices`` also marks a compilation as ours, for the CPU scheduling below.
+    Its presence as ``V.choices`` also marks a compilation as ours, for the scheduling below.
     """
 
     @staticmethod
@@ -98,7 +99,7 @@ class PinnedChoices(InductorChoices):
 
 def compile_pinned(graph: Any, example_inputs: Any, **kwargs: Any) -> Any:
     """``compile_fx_inner`` with our choices, and an audit of the code that it wrote."""
-    _install_cpu_scheduling()
+    install_scheduling()
     with V.set_choices_handler(PinnedChoices()):
         compiled = compile_fx_inner(graph, example_inputs, **kwargs)
     source = getattr(compiled, "source_code", None)
@@ -305,37 +306,60 @@ class CpuScheduling(CppScheduling):
         Raises:
             LoweringError: the kernel holds a sum, product, scan or Welford reduction.
         """
-        for part in node.get_nodes():
-            data = getattr(part.node, "data", None)
-            kind = getattr(data, "reduction_type", None) or type(data).__name__
-            exact = isinstance(data, ir.Reduction) and (
-                kind in _ORDER_FREE or not data.dtype.is_floating_point
-            )
-            if part.is_reduction() and not exact:
-                raise LoweringError(
-                    f"Inductor would generate a {kind} reduction for {part.get_name()}, in an order that can "
-                    "follow the batch. This is a fault of bi_inductor: please report it with the model"
-                )
+        _refuse_reductions(node, _ORDER_FREE)
         super().codegen_node(node)
 
 
-def _install_cpu_scheduling() -> None:
-    """Let the CPU's code generation ask whose compilation it serves; ordinary Inductor is untouched."""
-    _common.init_backend_registration()
-    device = _common.device_codegens["cpu"]
-    if getattr(device.scheduling, "_bi_inductor", False):
-        return
-    stock = device.scheduling
+class MpsScheduling(MetalScheduling):
+    """Inductor's Metal scheduling for pointwise kernels."""
 
-    def scheduling(scheduler: Any) -> Any:
-        return (
-            CpuScheduling(scheduler)  # type: ignore[no-untyped-call]
-            if isinstance(V.choices, PinnedChoices)
-            else stock(scheduler)
+    def codegen_node(self, node: Any) -> None:
+        """Generate one fused kernel.
+
+        Raises:
+            LoweringError: the kernel reduces floats: even Metal's maximum may lose a NaN, by the thread that met it.
+        """
+        _refuse_reductions(node, frozenset({"any"}))
+        super().codegen_node(node)
+
+
+def _refuse_reductions(node: Any, order_free: frozenset[str]) -> None:
+    for part in node.get_nodes():
+        data = getattr(part.node, "data", None)
+        kind = getattr(data, "reduction_type", None) or type(data).__name__
+        exact = isinstance(data, ir.Reduction) and (
+            kind in order_free or not data.dtype.is_floating_point
         )
+        if part.is_reduction() and not exact:
+            raise LoweringError(
+                f"Inductor would generate a {kind} reduction for {part.get_name()}, in an order that can "
+                "follow the batch. This is a fault of bi_inductor: please report it with the model"
+            )
 
-    scheduling._bi_inductor = True  # type: ignore[attr-defined]
-    _common.device_codegens["cpu"] = dataclasses.replace(device, scheduling=scheduling)
+
+_SCHEDULING: dict[str, type] = {"cpu": CpuScheduling, "mps": MpsScheduling}
+
+
+def install_scheduling() -> None:
+    """Let code generation ask whose compilation it serves; ordinary Inductor is untouched."""
+    _common.init_backend_registration()
+    for name, ours in _SCHEDULING.items():
+        device = _common.device_codegens[name]
+        if not getattr(device.scheduling, "_bi_inductor", False):
+            chosen = _chooser(ours, device.scheduling)
+            _common.device_codegens[name] = dataclasses.replace(device, scheduling=chosen)
+
+
+def _chooser(ours: type, stock: Any) -> Any:
+    """A class, because Inductor asks a device's scheduling what it is a subclass of."""
+
+    def choose(cls: type, scheduler: Any) -> Any:
+        return (ours if isinstance(V.choices, PinnedChoices) else stock)(scheduler)
+
+    base = (
+        stock if isinstance(stock, type) else object
+    )  # 2.11 to 2.14 register a function for the CPU
+    return type("Scheduling", (base,), {"__new__": choose, "_bi_inductor": True})
 
 
 @contextlib.contextmanager

@@ -2,13 +2,17 @@
 
 import functools
 import importlib
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 from bi_inductor.errors import UnsupportedDeviceError
 
 #: device type -> module with ``load()`` and ``plans.plan_for``
 LOWERINGS: dict[str, str] = {
     "cpu": "lowerings.cpu",
+    "mps": "lowerings.mps",
+    "neuron": "lowerings.neuron",
 }
 
 #: devices whose plans can be made, printed and compared on any machine; only those of LOWERINGS compile
@@ -18,17 +22,20 @@ PLANNED: tuple[str, ...] = ("cpu", "cuda", "mps", "neuron")
 def plans_of(device: str) -> ModuleType:
     """The plans of a device: plain data, no toolchain.
 
+    ``"mps/simdgroup"`` is a device with one of its tiers: the plans of ``mps``, which read it in the key.
+
     ``plan_for(key)`` gives the plan, or raises ValueError or LoweringError. A device whose kernels lack a kind
     of a template also has ``refusal(template)``: a sentence, or None.
 
     Raises:
         UnsupportedDeviceError: there are no plans for ``device``.
     """
-    if device not in PLANNED:
+    name = device.partition("/")[0]
+    if name not in PLANNED:
         raise UnsupportedDeviceError(
             f"there are no plans for device {device!r}; use one of {', '.join(PLANNED)}"
         )
-    return importlib.import_module(f"lowerings.{device}.plans")
+    return importlib.import_module(f"lowerings.{name}.plans")
 
 
 @functools.cache
@@ -40,6 +47,11 @@ def load(device: str) -> None:
         CompilerMissingError: the device's toolchain is not installed.
     """
     importlib.import_module(_module_of(device)).load()
+
+
+def compiler_of(device: str) -> Callable[..., Any] | None:
+    """A device's own ``compile_planned(gm, example_inputs, plan)``, or None where Inductor compiles for it."""
+    return getattr(importlib.import_module(_module_of(device)), "compile_planned", None)
 
 
 def _module_of(device: str) -> str:

@@ -47,6 +47,17 @@ PLANS = (
 )
 
 
+#: kinds of a reduction that have a kernel, or whose result has no order to keep
+KINDS = ("sum", "mean", "norm", "amax", "amin", "any", "all", "argmax", "argmin")
+
+
+def refusal(template: Template) -> str | None:
+    """Return why a template has no kernel although its type has one, or None."""
+    if isinstance(template, t.Reduction) and template.kind not in KINDS:
+        return f"CUDA has no kernel for {template.kind}; there are {', '.join(KINDS)}"
+    return None
+
+
 def plan_for(key: PlanKey) -> Plan:
     """Return the plan of a key; ValueError for a template and dtype that have no row."""
     for row in PLANS:

@@ -98,7 +98,7 @@ class PinnedChoices(InductorChoices):
 
 def compile_pinned(graph: Any, example_inputs: Any, **kwargs: Any) -> Any:
     """``compile_fx_inner`` with our choices, and an audit of the code that it wrote."""
-    _install_cpu_scheduling()
+    _install_scheduling()
     with V.set_choices_handler(PinnedChoices()):
         compiled = compile_fx_inner(graph, example_inputs, **kwargs)
     source = getattr(compiled, "source_code", None)
@@ -159,6 +159,11 @@ def audit(source: str) -> None:
     Raises:
         LoweringError: names the kernel; the planner should have refused or replaced the op.
     """
+    if "tl.atomic_" in source:
+        raise LoweringError(
+            "the generated code adds by atomics, in an order that changes from run to run. "
+            "This is a fault of bi_inductor: please report it with the model"
+        )
     for match in _EXTERN_CALL.finditer(source):
         name = match.group(1) or match.group(2) or match.group(4)
         if name not in ALLOWED_EXTERN:
@@ -290,10 +295,6 @@ class _KernelProxy(CppKernelProxy):
     tile2d_kernel_cls = _Tile2DKernel
 
 
-#: Exact in any order: Inductor may generate these itself.
-_ORDER_FREE = frozenset({"max", "min", "any", "argmax", "argmin", "xor_sum"})
-
-
 class CpuScheduling(CppScheduling):
     """Inductor's C++ scheduling for pointwise kernels; refuses a reduction whose order matters."""
 
@@ -305,37 +306,68 @@ class CpuScheduling(CppScheduling):
         Raises:
             LoweringError: the kernel holds a sum, product, scan or Welford reduction.
         """
-        for part in node.get_nodes():
-            data = getattr(part.node, "data", None)
-            kind = getattr(data, "reduction_type", None) or type(data).__name__
-            exact = isinstance(data, ir.Reduction) and (
-                kind in _ORDER_FREE or not data.dtype.is_floating_point
-            )
-            if part.is_reduction() and not exact:
-                raise LoweringError(
-                    f"Inductor would generate a {kind} reduction for {part.get_name()}, in an order that can "
-                    "follow the batch. This is a fault of bi_inductor: please report it with the model"
-                )
+        refuse_ordered_reductions(node)
         super().codegen_node(node)
 
 
-def _install_cpu_scheduling() -> None:
-    """Let the CPU's code generation ask whose compilation it serves; ordinary Inductor is untouched."""
-    _common.init_backend_registration()
-    device = _common.device_codegens["cpu"]
-    if getattr(device.scheduling, "_bi_inductor", False):
-        return
-    stock = device.scheduling
+# --- scheduling of every device ---------------------------------------------------------------------------------
 
-    def scheduling(scheduler: Any) -> Any:
-        return (
-            CpuScheduling(scheduler)  # type: ignore[no-untyped-call]
-            if isinstance(V.choices, PinnedChoices)
-            else stock(scheduler)
+#: Exact in any order: Inductor may generate these itself.
+_ORDER_FREE = frozenset({"max", "min", "any", "argmax", "argmin", "xor_sum"})
+
+
+def refuse_ordered_reductions(node: Any) -> None:
+    """Raise if a fused kernel reduces in an order that Inductor would choose.
+
+    Raises:
+        LoweringError: the kernel holds a sum, product, scan or Welford reduction.
+    """
+    for part in node.get_nodes():
+        data = getattr(part.node, "data", None)
+        kind = getattr(data, "reduction_type", None) or type(data).__name__
+        exact = isinstance(data, ir.Sort) or (
+            isinstance(data, ir.Reduction)
+            and (kind in _ORDER_FREE or not data.dtype.is_floating_point)
+        )
+        if part.is_reduction() and not exact:
+            raise LoweringError(
+                f"Inductor would generate a {kind} reduction for {part.get_name()}, in an order that can "
+                "follow the batch. This is a fault of bi_inductor: please report it with the model"
+            )
+
+
+def _checked(scheduling: Any) -> Any:
+    """A scheduling of any device that refuses what the CPU's refuses."""
+    generate = scheduling.codegen_node
+
+    def codegen_node(node: Any) -> Any:
+        refuse_ordered_reductions(node)
+        return generate(node)
+
+    scheduling.codegen_node = codegen_node
+    return scheduling
+
+
+def _install_scheduling() -> None:
+    """Let the code generation of each device ask whose compilation it serves; ordinary Inductor is untouched."""
+    _common.init_backend_registration()
+    for name in ("cpu", "cuda"):
+        device = _common.device_codegens.get(name)
+        if device is None or getattr(device.scheduling, "_bi_inductor", False):
+            continue
+        _common.device_codegens[name] = dataclasses.replace(
+            device, scheduling=_ours_or(device.scheduling, name)
         )
 
+
+def _ours_or(stock: Callable[[Any], Any], name: str) -> Callable[[Any], Any]:
+    def scheduling(scheduler: Any) -> Any:
+        if not isinstance(V.choices, PinnedChoices):
+            return stock(scheduler)
+        return CpuScheduling(scheduler) if name == "cpu" else _checked(stock(scheduler))  # type: ignore[no-untyped-call]
+
     scheduling._bi_inductor = True  # type: ignore[attr-defined]
-    _common.device_codegens["cpu"] = dataclasses.replace(device, scheduling=scheduling)
+    return scheduling
 
 
 @contextlib.contextmanager

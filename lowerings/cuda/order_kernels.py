@@ -77,7 +77,7 @@ def segment_add(
             src_ptr + source[:, None] * width + column[None, :], mask=wanted, other=0
         ).to(ACC)
         if SCALED:
-            value = value * alpha.to(ACC)
+            value = value * alpha
         acc = tl.where(wanted, acc + value, acc)
     tl.store(out_ptr + at, acc.to(out_ptr.dtype.element_ty), mask=mask)
 

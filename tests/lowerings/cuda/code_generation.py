@@ -12,6 +12,7 @@ from unittest import mock
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
 
 H100 = types.SimpleNamespace(
     name="NVIDIA H100 80GB HBM3",
@@ -49,6 +50,7 @@ def h100() -> Iterator[None]:
 
     cuda = device_interface.CudaInterface
     answers = {
+        "torch._subclasses.fake_tensor.init_gpu_context": None,
         "torch.cuda.is_available": True,
         "torch.cuda.device_count": 1,
         "torch.cuda.current_device": 0,
@@ -94,9 +96,9 @@ def h100() -> Iterator[None]:
 
 def generate(
     fn: Callable[..., object],
-    inputs: Sequence[torch.Tensor],
+    inputs: Sequence[object],
     *,
-    backend: str = "batch_invariant",
+    backend: str | Callable[..., object] = "batch_invariant",
     dynamic: bool | None = False,
     **settings: object,
 ) -> str:
@@ -132,7 +134,7 @@ def generate(
         enter(torch.no_grad())
         if isinstance(fn, torch.nn.Module):
             fn = _on_cuda(spare)
-        args = tuple(torch.empty_like(x, device="cuda") for x in inputs)
+        args = pytree.tree_map(lambda x: torch.empty_like(x, device="cuda"), tuple(inputs))
         try:
             torch.compile(fn, backend=backend, dynamic=dynamic, fullgraph=True)(*args)
         except Exception:

@@ -28,7 +28,10 @@ class _Layer(nn.Module):
         super().__init__()
         self.shape = shape
         s, linear = shape, lambda i, o: nn.Linear(i, o, bias=False)
-        self.q, self.o = linear(s.hidden, s.heads * s.head_dim), linear(s.heads * s.head_dim, s.hidden)
+        self.q, self.o = (
+            linear(s.hidden, s.heads * s.head_dim),
+            linear(s.heads * s.head_dim, s.hidden),
+        )
         self.k, self.v = (linear(s.hidden, s.kv_heads * s.head_dim) for _ in range(2))
         self.gate, self.up = (linear(s.hidden, s.inner) for _ in range(2))
         self.down = linear(s.inner, s.hidden)
@@ -64,9 +67,7 @@ class Decoder(nn.Module):
         self.norm = nn.RMSNorm(shape.hidden, 1e-6)
         self.head = nn.Linear(shape.hidden, shape.vocab, bias=False)
 
-    def forward(
-        self, ids: Tensor, positions: Tensor, cache: list[Tensor], last: int = 0
-    ) -> Tensor:
+    def forward(self, ids: Tensor, positions: Tensor, cache: list[Tensor], last: int = 0) -> Tensor:
         """Logits of the last ``last`` tokens, of all when it is 0."""
         x = self.embed(ids)
         half = self.shape.head_dim // 2
@@ -95,7 +96,9 @@ def make_decoder(shape: Shape, dtype: torch.dtype, device: str) -> Decoder:
     return model
 
 
-def make_cache(shape: Shape, batch: int, length: int, dtype: torch.dtype, device: str) -> list[Tensor]:
+def make_cache(
+    shape: Shape, batch: int, length: int, dtype: torch.dtype, device: str
+) -> list[Tensor]:
     """An empty cache whose address stays fixed, as CUDA graphs want it."""
     cache = [
         torch.zeros(batch, shape.kv_heads, length, shape.head_dim, dtype=dtype, device=device)

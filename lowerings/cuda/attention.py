@@ -97,6 +97,9 @@ def attention(
     stats = q.new_empty((rows * pieces, 2) if schedule.parallel else (0,), dtype=torch.float32)
     if scale is None:
         scale = 1 / math.sqrt(dim)
+    if scale <= 0:
+        # the kernel takes the maximum before it scales
+        q, scale = (-q, -scale) if scale else (torch.zeros_like(q), 1.0)
     wide, value_wide = (max(16, triton.next_power_of_2(n)) for n in (dim, value_dim))
     grid = (-(-queries * group // schedule.m), batch * kv_heads, pieces if schedule.parallel else 1)
     kernels.attend[grid](

@@ -36,7 +36,17 @@ def avg_pool(
     if out.numel():
         ones, zeros = [1] * (3 - dims), [0] * (3 - dims)
         kernels.average_windows[(-(-out.numel() // _BLOCK),)](
-            *(x.contiguous(), out, out.numel(), *ones, *extents, *ones, *sizes, *ones, *kernel_size),
+            *(
+                x.contiguous(),
+                out,
+                out.numel(),
+                *ones,
+                *extents,
+                *ones,
+                *sizes,
+                *ones,
+                *kernel_size,
+            ),
             *(*ones, *steps, *zeros, *padding, divisor_override or 0),
             COUNT_PADDING=count_include_pad,
             BLOCK=_BLOCK,
@@ -47,7 +57,9 @@ def avg_pool(
 
 
 def _pooled(extent: int, kernel: int, stride: int, padding: int, ceil_mode: bool) -> int:
-    size = math.floor((extent + 2 * padding - kernel + (stride - 1 if ceil_mode else 0)) / stride) + 1
+    size = (
+        math.floor((extent + 2 * padding - kernel + (stride - 1 if ceil_mode else 0)) / stride) + 1
+    )
     # a window must begin inside the input or its left padding
     if ceil_mode and (size - 1) * stride >= extent + padding:
         size -= 1

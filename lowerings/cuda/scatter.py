@@ -63,7 +63,10 @@ def index_put_add(x: Tensor, indices: Sequence[Tensor | None], values: Tensor) -
     )
     count = math.prod(front.shape[: len(taken)])
     out = _add(
-        front.reshape(count, -1), where.reshape(-1), values.reshape(where.numel(), -1).to(x.dtype), 1
+        front.reshape(count, -1),
+        where.reshape(-1),
+        values.reshape(where.numel(), -1).to(x.dtype),
+        1,
     )
     back = sorted(range(x.dim()), key=[*taken, *kept].__getitem__)
     return out.view(front.shape).permute(back).contiguous()

@@ -84,11 +84,7 @@ def h100() -> Iterator[None]:
             ("is_available", True),
         ):
             enter(mock.patch.object(cuda, name, staticmethod(_answer(value))))
-        enter(
-            mock.patch.object(
-                cuda.Worker, "get_device_properties", staticmethod(_answer(H100))
-            )
-        )
+        enter(mock.patch.object(cuda.Worker, "get_device_properties", staticmethod(_answer(H100))))
         enter(mock.patch.object(_triton, "has_triton", _answer(True)))
         enter(mock.patch.object(_triton, "triton_hash_with_backend", _answer("no-device")))
         yield

@@ -59,8 +59,6 @@ def test_scatter_add_and_index_put() -> None:
         assert torch.equal(scatter.index_put_add(wide, indices, values), exact)
 
 
-
-
 @pytest.mark.parametrize("mode", ["sum", "mean", "max"])
 @pytest.mark.parametrize("last", [False, True])
 def test_bags(mode: str, last: bool) -> None:

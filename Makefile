@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 DEVICE ?= cpu
 BIN    := $(VENV)/bin
+# run by processes of their own: cuda once interpreted and once compiled
 OTHER_DEVICES = cuda mps
 CACHE  := $(CURDIR)/.cache
 # one cache folder per checkout: compiled kernels are shared by every test of a run
@@ -10,7 +11,7 @@ export TORCHINDUCTOR_CACHE_DIR ?= $(CACHE)/inductor
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install demo test test-fast test-mps test-neuron lint bench accept clean
+.PHONY: install demo test test-fast test-cuda test-mps test-neuron lint bench accept clean
 
 install: $(VENV)/.installed
 
@@ -41,7 +42,13 @@ test: install
 else
 test: test-fast
 	$(BIN)/pytest tests/lowerings tests/invariance -q --durations=15 $(addprefix --ignore=tests/lowerings/,$(OTHER_DEVICES))
+	$(MAKE) test-cuda
 endif
+
+# Triton kernels in the interpreter, and Inductor's code for an H100: no GPU
+test-cuda: install
+	TRITON_INTERPRET=1 $(BIN)/pytest tests/lowerings/cuda -q --ignore=tests/lowerings/cuda/test_code_generation.py
+	$(BIN)/pytest tests/lowerings/cuda/test_code_generation.py -q
 
 # kernels of other devices, proved without them: Metal through a C++ shim (wants clang++), NKI through an emulator
 test-mps test-neuron: test-%: install

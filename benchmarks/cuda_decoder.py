@@ -44,6 +44,18 @@ def compiled(model: torch.nn.Module, variant: str) -> Callable[..., object]:
     return torch.compile(model, backend=backend, dynamic=False)
 
 
+def heaviest(call: Callable[[], object], count: int = 14) -> str:
+    """The kernels that take most of the device's time in three calls, one a line."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(3):
+            call()
+        torch.cuda.synchronize()
+    rows = sorted(profile.key_averages(), key=lambda e: -e.self_device_time_total)[:count]
+    return "\n".join(
+        f"  {e.self_device_time_total / 3:9.1f} us {e.count // 3:4} x {e.key[:90]}" for e in rows
+    )
+
+
 def main() -> None:
     shape, length = Shape(), 512
     model = make_decoder(shape, torch.bfloat16, "cuda")
@@ -53,7 +65,8 @@ def main() -> None:
     ):  # fmt: skip
         calls = {}
         for variant in ("stock", "ours"):
-            torch._dynamo.reset() if not calls else None
+            if not calls:
+                torch.compiler.reset()
             fn = compiled(model, variant)
             cache = make_cache(shape, batch, length, torch.bfloat16, "cuda")
             ids = torch.randint(0, shape.vocab, (batch, tokens), device="cuda")
@@ -78,6 +91,8 @@ def main() -> None:
             ]
         )
         print(lines[-1], flush=True)
+        for variant, call in calls.items():
+            print(f"{variant}:\n{heaviest(call)}", flush=True)
     table = markdown(("work", "stock ms", "ours ms", "ratio"), lines)
     print(table)
     if len(sys.argv) > 1:

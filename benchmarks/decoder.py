@@ -105,5 +105,5 @@ def make_cache(
         for _ in range(2 * shape.layers)
     ]
     for tensor in cache:
-        torch._dynamo.mark_static_address(tensor)
+        torch._dynamo.mark_static_address(tensor)  # noqa: TID251  (no public spelling)
     return cache

@@ -16,7 +16,7 @@ _NAMES = {
 def support_matrix() -> str:
     """A Markdown table: template, device, dtypes, piece or lanes, order of addition."""
     lines = [
-        "| device | template | floating types | pieces | order |",
+        "| device | templates | floating types | pieces | order |",
         "|---|---|---|---|---|",
     ]
     for device in sorted(LOWERINGS):
@@ -26,10 +26,14 @@ def support_matrix() -> str:
             pieces = pieces or (f"{row.lanes} lanes" if row.lanes else "one chain")
             for template in row.templates:
                 found = merged.setdefault((template, pieces, row.order), [])
-                found += [_NAMES[t] for t in (row.dtypes or tuple(_NAMES))]
+                found += [_NAMES[t] for t in (row.dtypes or tuple(_NAMES)) if t in _NAMES]
+        # templates that are alike share a line
+        lines_of: dict[tuple[str, str, str], list[str]] = {}
+        for (template, pieces, order), dtypes in merged.items():
+            lines_of.setdefault((", ".join(dtypes), pieces, order), []).append(template.__name__)
         lines += [
-            f"| {device} | {template.__name__} | {', '.join(dtypes)} | {pieces} | {order} |"
-            for (template, pieces, order), dtypes in merged.items()
+            f"| {device} | {', '.join(names)} | {dtypes} | {pieces} | {order} |"
+            for (dtypes, pieces, order), names in lines_of.items()
         ]
     return "\n".join(lines)
 

@@ -157,14 +157,14 @@ def _bounds(mask: Tensor | None, q: Tensor, keys: int) -> _Mask:
         mask = mask[None]
     threshold = _MASKED.get(mask.dtype, _MASKED_ELSE)
     batch, heads, queries, _ = mask.shape
-    values = mask.expand(batch, heads, queries, keys)
+    given = values = mask.expand(batch, heads, queries, keys)
     if is_bool:
         # an 8-bit load upstream of a dot makes Triton permute K inside the mma.sync operands: other bits
-        values = mask.to(torch.int16).expand(batch, heads, queries, keys)
+        values = torch.empty(given.shape, dtype=torch.int16, device=mask.device)
     start = torch.empty((batch, heads, queries), dtype=torch.int32, device=mask.device)
     end = torch.empty_like(start)
     kernels.kept_range[(start.numel(),)](
-        *(values, start, end, keys, heads, queries, *values.stride()),
+        *(given, values, start, end, keys, heads, queries, *given.stride()),
         IS_BOOL=is_bool,
         THRESHOLD=threshold,
         BLOCK=1024,

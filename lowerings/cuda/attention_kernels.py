@@ -24,10 +24,13 @@ def _kept(values, IS_BOOL: tl.constexpr, THRESHOLD: tl.constexpr):
 
 @triton.jit
 def kept_range(
-    mask_ptr, start_ptr, end_ptr, keys, heads, queries,
+    mask_ptr, copy_ptr, start_ptr, end_ptr, keys, heads, queries,
     mask_b, mask_h, mask_q, mask_k, IS_BOOL: tl.constexpr, THRESHOLD: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
-    """First kept key and one past the last, for row ``pid`` of [B, H, Lq]; start = NOWHERE for a row without keys."""
+    """First kept key and one past the last, for row ``pid`` of [B, H, Lq]; start = NOWHERE for a row without keys.
+
+    A boolean mask is also copied to 16 bits.
+    """
     pid = tl.program_id(0)
     q = pid % queries
     h = (pid // queries) % heads
@@ -39,6 +42,9 @@ def kept_range(
         key = k + tl.arange(0, BLOCK)
         values = tl.load(base + key.to(tl.int64) * mask_k, mask=key < keys, other=0)
         kept = _kept(values, IS_BOOL, THRESHOLD) & (key < keys)
+        if IS_BOOL:
+            copy = copy_ptr + pid.to(tl.int64) * keys + key
+            tl.store(copy, kept.to(tl.int16), mask=key < keys)
         first = tl.minimum(first, tl.where(kept, key, _NOWHERE))
         last = tl.maximum(last, tl.where(kept, key + 1, 0))
     tl.store(start_ptr + pid, tl.min(first, axis=0))
@@ -195,7 +201,7 @@ def _pieces(
         if IS_CAUSAL:
             limit = min(limit, tl.min(query, axis=0) + 1)
         full = first + max(limit - first, 0) // KEYS * KEYS
-    m, l, acc, unused = _walk(
+    m, l, acc, _unused = _walk(
         q, k_ptr, v_ptr, mask_rows, keys, first, full, end, query, row_ok, scale2,
         k_row, k_col, v_row, v_col, mask_k,
         False, IS_CAUSAL, MASK, THRESHOLD, BM, KEYS, SPLIT, D, DV, BD, BDV, WIDEN,
@@ -203,7 +209,7 @@ def _pieces(
     if IS_CAUSAL or MASK > 0:
         hurt = tl.max(tl.max((acc != acc).to(tl.int32), axis=1), axis=0)
         if hurt > 0:
-            m_again, l_again, again, bad = _walk(
+            _m_again, _l_again, again, bad = _walk(
                 q, k_ptr, v_ptr, mask_rows, keys, first, full, end, query, row_ok, scale2,
                 k_row, k_col, v_row, v_col, mask_k,
                 True, IS_CAUSAL, MASK, THRESHOLD, BM, KEYS, SPLIT, D, DV, BD, BDV, WIDEN,

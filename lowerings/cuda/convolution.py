@@ -101,5 +101,8 @@ def _spread(x: Tensor, stride: Sequence[int]) -> Tensor:
         return x
     sizes = [(size - 1) * s + 1 if size else 0 for size, s in zip(x.shape[2:], stride, strict=True)]
     out = x.new_zeros((*x.shape[:2], *sizes))
-    out[(..., *(slice(None, None, s) for s in stride))] = x
+    view = out
+    for d, s in enumerate(stride):
+        view = view[(slice(None),) * (2 + d) + (slice(None, None, s),)]
+    view.copy_(x)
     return out

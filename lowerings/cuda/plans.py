@@ -10,6 +10,8 @@ from bi_inductor.templates import Plan, PlanKey, Template
 
 #: longer than the reduced extent of any model: one chain over K, as the tensor core adds it
 CHAIN = 1 << 20
+#: elements of one piece of a float32 product
+FLOAT32_SPLIT = 256
 #: keys of one attention piece, counted from the first key that the row keeps
 KEY_SPLIT = 512
 #: keys that share one step of the running maximum; a piece is a whole number of them
@@ -44,12 +46,22 @@ _ROWS = (t.Reduction, t.VarMean, t.Softmax, t.LayerNorm, t.RmsNorm)
 
 PLANS = (
     Row(templates=_PRODUCTS, dtypes=_HALVES, split_size=CHAIN, order="pieces-in-order"),
-    # pieces make a float32 chain 4 times more accurate, and cost nothing where FMAs are the limit
-    Row(templates=_PRODUCTS, dtypes=(torch.float32,), split_size=1024, order="pieces-in-order"),
+    # pieces make a float32 chain as accurate as cuBLAS, and cost nothing where FMAs are the limit
+    Row(
+        templates=_PRODUCTS,
+        dtypes=(torch.float32,),
+        split_size=FLOAT32_SPLIT,
+        order="pieces-in-order",
+    ),
     Row(templates=(t.Attention,), dtypes=_FLOATS, split_size=KEY_SPLIT, order="keys-in-pieces"),
     Row(templates=_ROWS, dtypes=_FLOATS, lanes=LANES, order="lanes-then-pairs"),
     # sums of integers, and comparisons of any type, are exact in any order
-    Row(templates=(t.Reduction,), dtypes=None, lanes=LANES, order="exact-or-refused"),
+    Row(
+        templates=(t.Reduction,),
+        dtypes=(torch.float64, *_INTEGERS),
+        lanes=LANES,
+        order="exact-or-refused",
+    ),
     Row(templates=(t.Scan,), dtypes=(*_FLOATS, *_INTEGERS), order="blocks-in-order"),
     Row(templates=(t.Scatter,), dtypes=(*_FLOATS, *_INTEGERS), order="ascending-source"),
     Row(templates=(t.EmbeddingBag,), dtypes=_FLOATS, order="ascending-source"),

@@ -102,7 +102,7 @@ def _p_norm(
 ) -> Tensor:
     """Norms besides p = 1 and 2: an exact extreme or count, or the sum of powers."""
     if math.isinf(p):
-        found = (torch.amax if p > 0 else torch.amin)(x.abs(), dims, keepdim)
+        found = (torch.amax if p > 0 else torch.amin)(x.abs(), list(dims), keepdim)
         return found.to(dtype or x.dtype).contiguous()
     powers = (x != 0).to(torch.float32) if p == 0 else x.to(torch.float32).abs().pow(p)
     total = reduction(powers, "sum", dims, keepdim, lanes=lanes)

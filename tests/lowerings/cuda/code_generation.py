@@ -42,6 +42,10 @@ def _answer(value: object) -> Callable[..., object]:
     return lambda *args, **kwargs: value
 
 
+def _rng_state(*_: object) -> torch.Tensor:
+    return torch.get_rng_state()
+
+
 @contextlib.contextmanager
 def h100() -> Iterator[None]:
     """Inside, torch and Inductor believe in one initialised H100."""
@@ -72,11 +76,7 @@ def h100() -> Iterator[None]:
         enter = stack.enter_context
         for target, value in answers.items():
             enter(mock.patch(target, _answer(value), create=True))
-        enter(
-            mock.patch(
-                "torch.cuda.get_rng_state", lambda *a, **k: torch.get_rng_state(), create=True
-            )
-        )
+        enter(mock.patch("torch.cuda.get_rng_state", _rng_state, create=True))
         enter(mock.patch("torch.version.cuda", "13.0"))
         for name, value in (
             ("get_device_properties", H100),

@@ -23,7 +23,7 @@ from lowerings.cuda import (
     softmax,
     topk,
 )
-from lowerings.cuda.plans import CHAIN, KEY_SPLIT, LANES
+from lowerings.cuda.plans import CHAIN, FLOAT32_SPLIT, KEY_SPLIT, LANES
 
 ROWS = (1, 2, 7, 16, 17, 33, 64, 65, 129, 1000)
 FAILED: list[str] = []
@@ -57,11 +57,14 @@ def gemm() -> None:
     for n, k in ((768, 3072), (333, 777)):
         a, w = data("normal", 1000, k, torch.float32), data("normal", n, k, torch.float32)
         exact = a.double() @ w.double().t()
-        outs = [matmul.mm(a, w.t(), split_size=1024, schedule=tile) for tile in schedules.FLOAT32]
+        outs = [
+            matmul.mm(a, w.t(), split_size=FLOAT32_SPLIT, schedule=tile)
+            for tile in schedules.FLOAT32
+        ]
         report(f"float32 {n}x{k} all tiles", [(out, outs[0]) for out in outs])
         report(
             f"float32 {n}x{k} rows",
-            [(matmul.mm(a[:m], w.t(), split_size=1024), outs[0][:m]) for m in ROWS],
+            [(matmul.mm(a[:m], w.t(), split_size=FLOAT32_SPLIT), outs[0][:m]) for m in ROWS],
         )
         ours, stock = ((x.double() - exact).abs().max().item() for x in (outs[0], a @ w.t()))
         print(f"        float32 {n}x{k} max error ours {ours:.2e} cuBLAS {stock:.2e}")
@@ -217,8 +220,10 @@ def _attention_dim(dtype: torch.dtype, dim: int, length: int = 1100) -> None:
     dirty[:, :, 700:] = float("nan")
     report(
         f"{name} hidden NaN",
-        [(attend(q, k, dirty, is_causal=True)[:, :, :700], whole[:, :, :700])]
-        + [(attend(q, k, dirty, causal)[:, :, :700], whole[:, :, :700])],
+        [
+            (attend(q, k, dirty, is_causal=True)[:, :, :700], whole[:, :, :700]),
+            (attend(q, k, dirty, causal)[:, :, :700], whole[:, :, :700]),
+        ],
     )
     report(
         f"{name} additive",
@@ -296,7 +301,7 @@ def orders() -> None:
                 torch.randn(12, 6 // groups, 3, 3, device="cuda").to(dtype),
                 torch.randn(12, device="cuda").to(dtype),
             )
-            split = 1024 if dtype == torch.float32 else CHAIN
+            split = FLOAT32_SPLIT if dtype == torch.float32 else CHAIN
 
             def conv(
                 y: Tensor, w: Tensor = weight, b: Tensor = bias, g: int = groups, split: int = split

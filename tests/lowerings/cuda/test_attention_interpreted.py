@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("triton")
-
 from lowerings.cuda import schedules
 from lowerings.cuda.attention import attention
 from lowerings.cuda.plans import KEY_SPLIT

@@ -24,12 +24,12 @@ def _kept(values, IS_BOOL: tl.constexpr, THRESHOLD: tl.constexpr):
 
 @triton.jit
 def kept_range(
-    mask_ptr, copy_ptr, start_ptr, end_ptr, keys, heads, queries,
+    mask_ptr, copy_ptr, start_ptr, end_ptr, solid_ptr, keys, heads, queries,
     mask_b, mask_h, mask_q, mask_k, IS_BOOL: tl.constexpr, THRESHOLD: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
     """First kept key and one past the last, for row ``pid`` of [B, H, Lq]; start = NOWHERE for a row without keys.
 
-    A boolean mask is also copied to 16 bits.
+    ``solid``: the end where every key between is kept as it is, else the start. A boolean mask is also copied to 16 bits.
     """
     pid = tl.program_id(0)
     q = pid % queries
@@ -38,6 +38,7 @@ def kept_range(
     base = mask_ptr + b * mask_b + h.to(tl.int64) * mask_h + q.to(tl.int64) * mask_q
     first = tl.full((BLOCK,), _NOWHERE, tl.int32)
     last = tl.zeros((BLOCK,), tl.int32)
+    plain = tl.zeros((BLOCK,), tl.int32)
     for k in range(0, keys, BLOCK):
         key = k + tl.arange(0, BLOCK)
         values = tl.load(base + key.to(tl.int64) * mask_k, mask=key < keys, other=0)
@@ -45,10 +46,16 @@ def kept_range(
         if IS_BOOL:
             copy = copy_ptr + pid.to(tl.int64) * keys + key
             tl.store(copy, kept.to(tl.int16), mask=key < keys)
+            plain += kept.to(tl.int32)
+        else:
+            plain += (kept & (values == 0)).to(tl.int32)
         first = tl.minimum(first, tl.where(kept, key, _NOWHERE))
         last = tl.maximum(last, tl.where(kept, key + 1, 0))
-    tl.store(start_ptr + pid, tl.min(first, axis=0))
-    tl.store(end_ptr + pid, tl.max(last, axis=0))
+    start = tl.min(first, axis=0)
+    end = tl.max(last, axis=0)
+    tl.store(start_ptr + pid, start)
+    tl.store(end_ptr + pid, end)
+    tl.store(solid_ptr + pid, tl.where(tl.sum(plain, axis=0) == end - start, end, start))
 
 
 @triton.jit
@@ -188,19 +195,20 @@ def _walk(
 
 @triton.jit
 def _pieces(
-    q, k_ptr, v_ptr, mask_rows, keys, first, end, query, row_ok, scale2,
+    q, k_ptr, v_ptr, mask_rows, keys, first, solid, end, query, row_ok, scale2,
     k_row, k_col, v_row, v_col, mask_k,
     IS_CAUSAL: tl.constexpr, MASK: tl.constexpr, THRESHOLD: tl.constexpr,
     BM: tl.constexpr, KEYS: tl.constexpr, SPLIT: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     BD: tl.constexpr, BDV: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
-    """All keys in [first, end) for the rows ``row_ok``; first is a piece's beginning. Returns m, l, acc."""
-    full = first
-    if MASK == 0:
-        limit = min(keys, end)
-        if IS_CAUSAL:
-            limit = min(limit, tl.min(query, axis=0) + 1)
-        full = first + max(limit - first, 0) // KEYS * KEYS
+    """All keys in [first, end) for the rows ``row_ok``; first is a piece's beginning. Returns m, l, acc.
+
+    The mask keeps every key in [first, solid) for every one of these rows.
+    """
+    limit = min(min(keys, end), solid)
+    if IS_CAUSAL:
+        limit = min(limit, tl.min(query, axis=0) + 1)
+    full = first + max(limit - first, 0) // KEYS * KEYS
     m, l, acc, _unused = _walk(
         q, k_ptr, v_ptr, mask_rows, keys, first, full, end, query, row_ok, scale2,
         k_row, k_col, v_row, v_col, mask_k,
@@ -240,7 +248,7 @@ def _store(
 
 @triton.jit
 def attend(
-    q_ptr, k_ptr, v_ptr, mask_ptr, start_ptr, end_ptr, out_ptr, lse_ptr, part_ptr, stat_ptr,
+    q_ptr, k_ptr, v_ptr, mask_ptr, start_ptr, end_ptr, solid_ptr, out_ptr, lse_ptr, part_ptr, stat_ptr,
     heads, kv_heads, queries, keys, pieces, scale2,
     q_b, q_h, q_row, q_col, k_b, k_h, k_row, k_col, v_b, v_h, v_row, v_col,
     out_b, out_h, out_row, out_col, mask_b, mask_h, mask_q, mask_k,
@@ -281,6 +289,7 @@ def attend(
         where = b * start_b + h64 * start_h + q64 * start_q
         start = tl.load(start_ptr + where, mask=ok, other=_NOWHERE)
         end = min(end, tl.max(tl.load(end_ptr + where, mask=ok, other=0), axis=0))
+        solid = tl.load(solid_ptr + where, mask=ok, other=_NOWHERE)
         # left padding: one turn; a sliding window has a start of its own in every row
         turn = tl.min(start, axis=0)
         todo = ok
@@ -298,6 +307,7 @@ def attend(
                 mask_rows,
                 keys,
                 first,
+                tl.min(tl.where(mine, solid, _NOWHERE), axis=0),
                 stop,
                 query,
                 mine,
@@ -344,6 +354,7 @@ def attend(
             mask_rows,
             keys,
             first,
+            end,
             end,
             query,
             ok,

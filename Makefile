@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 DEVICE ?= cpu
 BIN    := $(VENV)/bin
+# run by processes of their own: once interpreted and once compiled
 OTHER_DEVICES = cuda
 CACHE  := $(CURDIR)/.cache
 # one cache folder per checkout: compiled kernels are shared by every test of a run
@@ -10,7 +11,7 @@ export TORCHINDUCTOR_CACHE_DIR ?= $(CACHE)/inductor
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install demo test test-all test-fast test-mps test-mps-address-spaces test-neuron test-page lint bench accept clean
+.PHONY: install demo test test-all test-fast test-cuda test-mps test-mps-address-spaces test-neuron test-page lint bench accept clean
 
 install: $(VENV)/.installed
 
@@ -41,7 +42,13 @@ test: install
 else
 test: test-fast
 	$(BIN)/pytest tests -n 2 --dist loadfile -q --durations=20 --ignore=tests/graph $(addprefix --ignore=tests/lowerings/,$(OTHER_DEVICES))
+	$(MAKE) test-cuda
 endif
+
+# Triton kernels in the interpreter, and Inductor's code for an H100: no GPU
+test-cuda: install
+	TRITON_INTERPRET=1 $(BIN)/pytest tests/lowerings/cuda -n 2 -q --ignore=tests/lowerings/cuda/test_code_generation.py
+	$(BIN)/pytest tests/lowerings/cuda/test_code_generation.py -q
 
 # every architecture in every dtype along every axis, 10,000 random graphs: hours
 test-all: install

@@ -176,15 +176,12 @@ def attentions() -> dict[str, object]:
                 print(backend.name, str(error)[:80], file=sys.stderr)
         least = min(stock.values())
         choices = [
-            Attention(m=m, warps=w, stages=s)
-            for m, w in ((64, 4), (128, 8), (128, 4))
-            for s in (2, 3)
+            Attention(m=m, warps=w, stages=s) for m, w in ((64, 4), (128, 8)) for s in (2, 3)
         ]
         if not causal:
             choices = [
                 Attention(m=16, warps=w, stages=s, parallel=p)
-                for w in (2, 4)
-                for s in (2, 3, 4)
+                for w, s in ((2, 4), (4, 2), (4, 3))
                 for p in (True, False)
             ]
             if keys > 8192:
@@ -262,26 +259,17 @@ def host() -> dict[str, object]:
 
 
 def warm(index: int, count: int) -> None:
-    """Compile every ``count``-th schedule, so that the tables need not wait."""
-    a, w = (torch.randn(256, 2048, device="cuda").bfloat16() for _ in range(2))
-    for tile in TILES[index::count]:
-        try:
-            matmul.mm(a, w.t(), split_size=CHAIN, schedule=tile)
-        except Exception as error:
-            print(tile.text(), repr(error)[:200], file=sys.stderr)
+    """Compile every ``count``-th schedule of attention, so that its table need not wait."""
     q, k = (
         torch.randn(1, 32, 1024, 128, device="cuda").bfloat16(),
         torch.randn(1, 8, 1024, 128, device="cuda").bfloat16(),
     )
     choices = [
-        (True, Attention(m=m, warps=x, stages=s))
-        for m, x in ((64, 4), (128, 8), (128, 4))
-        for s in (2, 3)
+        (True, Attention(m=m, warps=x, stages=s)) for m, x in ((64, 4), (128, 8)) for s in (2, 3)
     ]
     choices += [
         (False, Attention(m=16, warps=x, stages=s, parallel=p))
-        for x in (2, 4)
-        for s in (2, 3, 4)
+        for x, s in ((2, 4), (4, 2), (4, 3))
         for p in (True, False)
     ]
     for causal, choice in choices[index::count]:

@@ -160,6 +160,11 @@ def audit(source: str) -> None:
     Raises:
         LoweringError: names the kernel; the planner should have refused or replaced the op.
     """
+    if "tl.atomic_" in source:
+        raise LoweringError(
+            "the generated code adds by atomics, in an order that changes from run to run. "
+            "This is a fault of bi_inductor: please report it with the model"
+        )
     for match in _EXTERN_CALL.finditer(source):
         name = match.group(1) or match.group(2) or match.group(4)
         if name not in ALLOWED_EXTERN:
@@ -327,8 +332,9 @@ def _refuse_reductions(node: Any, order_free: frozenset[str]) -> None:
     for part in node.get_nodes():
         data = getattr(part.node, "data", None)
         kind = getattr(data, "reduction_type", None) or type(data).__name__
-        exact = isinstance(data, ir.Reduction) and (
-            kind in order_free or not data.dtype.is_floating_point
+        exact = isinstance(data, ir.Sort) or (
+            isinstance(data, ir.Reduction)
+            and (kind in order_free or not data.dtype.is_floating_point)
         )
         if part.is_reduction() and not exact:
             raise LoweringError(
@@ -337,28 +343,41 @@ def _refuse_reductions(node: Any, order_free: frozenset[str]) -> None:
             )
 
 
-_SCHEDULING: dict[str, type] = {"cpu": CpuScheduling, "mps": MpsScheduling}
+def _checked(scheduling: Any) -> Any:
+    """Stock scheduling, for the GPU, that refuses a reduction whose order matters."""
+    generate = scheduling.codegen_node
+
+    def codegen_node(node: Any) -> Any:
+        _refuse_reductions(node, _ORDER_FREE)
+        return generate(node)
+
+    scheduling.codegen_node = codegen_node
+    return scheduling
+
+
+_SCHEDULING: dict[str, type | None] = {"cpu": CpuScheduling, "cuda": None, "mps": MpsScheduling}
 
 
 def install_scheduling() -> None:
     """Let code generation ask whose compilation it serves; ordinary Inductor is untouched."""
     _common.init_backend_registration()
     for name, ours in _SCHEDULING.items():
-        device = _common.device_codegens[name]
-        if not getattr(device.scheduling, "_bi_inductor", False):
+        device = _common.device_codegens.get(name)
+        if device is not None and not getattr(device.scheduling, "_bi_inductor", False):
             chosen = _chooser(ours, device.scheduling)
             _common.device_codegens[name] = dataclasses.replace(device, scheduling=chosen)
 
 
-def _chooser(ours: type, stock: Any) -> Any:
+def _chooser(ours: type | None, stock: Any) -> Any:
     """A class, because Inductor asks a device's scheduling what it is a subclass of."""
 
     def choose(cls: type, scheduler: Any) -> Any:
-        return (ours if isinstance(V.choices, PinnedChoices) else stock)(scheduler)
+        if not isinstance(V.choices, PinnedChoices):
+            return stock(scheduler)
+        return _checked(stock(scheduler)) if ours is None else ours(scheduler)
 
-    base = (
-        stock if isinstance(stock, type) else object
-    )  # 2.11 to 2.14 register a function for the CPU
+    # 2.11 to 2.14 register a function for some devices
+    base = stock if isinstance(stock, type) else object
     return type("Scheduling", (base,), {"__new__": choose, "_bi_inductor": True})
 
 

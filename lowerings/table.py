@@ -11,6 +11,7 @@ from bi_inductor.errors import UnsupportedDeviceError
 #: device type -> module with ``load()`` and ``plans.plan_for``
 LOWERINGS: dict[str, str] = {
     "cpu": "lowerings.cpu",
+    "cuda": "lowerings.cuda",
     "mps": "lowerings.mps",
     "neuron": "lowerings.neuron",
 }

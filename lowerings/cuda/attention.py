@@ -23,7 +23,10 @@ _MASKED_ELSE = -3.3895313892515355e38
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Mask:
-    """``kind`` 0 none, 1 boolean, 2 additive; ``start`` and ``end`` bound the kept keys of a row."""
+    """``kind`` 0 none, 1 boolean, 2 additive; ``start`` and ``end`` bound the kept keys of a row.
+
+    ``solid`` is the end of a row that keeps every key between them, else its start.
+    """
 
     kind: int
     values: Tensor
@@ -31,6 +34,7 @@ class _Mask:
     threshold: float
     start: Tensor
     end: Tensor
+    solid: Tensor
     start_strides: tuple[int, ...]
 
 
@@ -97,10 +101,13 @@ def attention(
     stats = q.new_empty((rows * pieces, 2) if schedule.parallel else (0,), dtype=torch.float32)
     if scale is None:
         scale = 1 / math.sqrt(dim)
+    if scale <= 0:
+        # the kernel takes the maximum before it scales
+        q, scale = (-q, -scale) if scale else (torch.zeros_like(q), 1.0)
     wide, value_wide = (max(16, triton.next_power_of_2(n)) for n in (dim, value_dim))
     grid = (-(-queries * group // schedule.m), batch * kv_heads, pieces if schedule.parallel else 1)
     kernels.attend[grid](
-        *(q, k, v, bounds.values, bounds.start, bounds.end, out, lse, parts, stats),
+        *(q, k, v, bounds.values, bounds.start, bounds.end, bounds.solid, out, lse, parts, stats),
         *(heads, kv_heads, queries, keys, pieces, scale * math.log2(math.e)),
         *(
             *q.stride(),
@@ -147,6 +154,7 @@ def _bounds(mask: Tensor | None, q: Tensor, keys: int) -> _Mask:
             threshold=0.0,
             start=q,
             end=q,
+            solid=q,
             start_strides=(0,) * 3,
         )
     is_bool = mask.dtype == torch.bool
@@ -154,14 +162,14 @@ def _bounds(mask: Tensor | None, q: Tensor, keys: int) -> _Mask:
         mask = mask[None]
     threshold = _MASKED.get(mask.dtype, _MASKED_ELSE)
     batch, heads, queries, _ = mask.shape
-    values = mask.expand(batch, heads, queries, keys)
+    given = values = mask.expand(batch, heads, queries, keys)
     if is_bool:
         # an 8-bit load upstream of a dot makes Triton permute K inside the mma.sync operands: other bits
-        values = mask.to(torch.int16).expand(batch, heads, queries, keys)
+        values = torch.empty(given.shape, dtype=torch.int16, device=mask.device)
     start = torch.empty((batch, heads, queries), dtype=torch.int32, device=mask.device)
-    end = torch.empty_like(start)
+    end, solid = torch.empty_like(start), torch.empty_like(start)
     kernels.kept_range[(start.numel(),)](
-        *(values, start, end, keys, heads, queries, *values.stride()),
+        *(given, values, start, end, solid, keys, heads, queries, *given.stride()),
         IS_BOOL=is_bool,
         THRESHOLD=threshold,
         BLOCK=1024,
@@ -174,6 +182,7 @@ def _bounds(mask: Tensor | None, q: Tensor, keys: int) -> _Mask:
         threshold=threshold,
         start=start,
         end=end,
+        solid=solid,
         start_strides=start.expand(wide).stride(),
     )
 

@@ -24,10 +24,13 @@ def _kept(values, IS_BOOL: tl.constexpr, THRESHOLD: tl.constexpr):
 
 @triton.jit
 def kept_range(
-    mask_ptr, start_ptr, end_ptr, keys, heads, queries,
+    mask_ptr, copy_ptr, start_ptr, end_ptr, solid_ptr, keys, heads, queries,
     mask_b, mask_h, mask_q, mask_k, IS_BOOL: tl.constexpr, THRESHOLD: tl.constexpr, BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
-    """First kept key and one past the last, for row ``pid`` of [B, H, Lq]; start = NOWHERE for a row without keys."""
+    """First kept key and one past the last, for row ``pid`` of [B, H, Lq]; start = NOWHERE for a row without keys.
+
+    ``solid``: the end where every key between is kept as it is, else the start. A boolean mask is also copied to 16 bits.
+    """
     pid = tl.program_id(0)
     q = pid % queries
     h = (pid // queries) % heads
@@ -35,14 +38,24 @@ def kept_range(
     base = mask_ptr + b * mask_b + h.to(tl.int64) * mask_h + q.to(tl.int64) * mask_q
     first = tl.full((BLOCK,), _NOWHERE, tl.int32)
     last = tl.zeros((BLOCK,), tl.int32)
+    plain = tl.zeros((BLOCK,), tl.int32)
     for k in range(0, keys, BLOCK):
         key = k + tl.arange(0, BLOCK)
         values = tl.load(base + key.to(tl.int64) * mask_k, mask=key < keys, other=0)
         kept = _kept(values, IS_BOOL, THRESHOLD) & (key < keys)
+        if IS_BOOL:
+            copy = copy_ptr + pid.to(tl.int64) * keys + key
+            tl.store(copy, kept.to(tl.int16), mask=key < keys)
+            plain += kept.to(tl.int32)
+        else:
+            plain += (kept & (values == 0)).to(tl.int32)
         first = tl.minimum(first, tl.where(kept, key, _NOWHERE))
         last = tl.maximum(last, tl.where(kept, key + 1, 0))
-    tl.store(start_ptr + pid, tl.min(first, axis=0))
-    tl.store(end_ptr + pid, tl.max(last, axis=0))
+    start = tl.min(first, axis=0)
+    end = tl.max(last, axis=0)
+    tl.store(start_ptr + pid, start)
+    tl.store(end_ptr + pid, end)
+    tl.store(solid_ptr + pid, tl.where(tl.sum(plain, axis=0) == end - start, end, start))
 
 
 @triton.jit
@@ -63,37 +76,32 @@ def _merge(m, l, acc, m_piece, l_piece, acc_piece):
 
 
 @triton.jit
-def _pieces(
-    q, k_ptr, v_ptr, mask_rows, keys, first, end, query, row_ok, scale2,
-    k_row, k_col, v_row, v_col, mask_k,
-    IS_CAUSAL: tl.constexpr, MASK: tl.constexpr, THRESHOLD: tl.constexpr,
-    BM: tl.constexpr, KEYS: tl.constexpr, SPLIT: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
+def _block(
+    begin, q, k_ptr, v_ptr, mask_rows, keys, query, row_ok, scale2,
+    k_row, k_col, v_row, v_col, mask_k, m, l, acc, bad,
+    EDGE: tl.constexpr, REPAIR: tl.constexpr, IS_CAUSAL: tl.constexpr, MASK: tl.constexpr, THRESHOLD: tl.constexpr,
+    BM: tl.constexpr, KEYS: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     BD: tl.constexpr, BDV: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
-    """All keys in [first, end) for the rows ``row_ok``; first is a piece's beginning. Returns m, l, acc."""
-    m_all = tl.full((BM,), float("-inf"), tl.float32)
-    l_all = tl.zeros((BM,), tl.float32)
-    acc_all = tl.zeros((BM, BDV), tl.float32)
-    m = m_all
-    ones = tl.full((KEYS, 16), 1.0, v_ptr.dtype.element_ty)
-    l = tl.zeros((BM, 16), tl.float32)
-    acc = acc_all
-    lane = tl.arange(0, KEYS)
+    """One step of the running maximum. EDGE: some key of the block may be hidden from some row of the tile."""
+    key = begin + tl.arange(0, KEYS)
+    key64 = key.to(tl.int64)
     d = tl.arange(0, BD)
     dv = tl.arange(0, BDV)
-    for begin in range(first, end, KEYS):
-        key = begin + lane
-        inside = key < keys
-        key64 = key.to(tl.int64)
-        k = tl.load(
-            k_ptr + d[:, None] * k_col + key64[None, :] * k_row,
-            mask=inside[None, :] & (d < D)[:, None],
-            other=0.0,
-        )
-        if WIDEN:
-            s = tl.dot(q.to(tl.float32), k.to(tl.float32), input_precision="ieee") * scale2
-        else:
-            s = tl.dot(q, k, input_precision="ieee") * scale2
+    inside = key < keys
+    k_at = k_ptr + d[:, None] * k_col + key64[None, :] * k_row
+    v_at = v_ptr + key64[:, None] * v_row + dv[None, :] * v_col
+    if EDGE:
+        k = tl.load(k_at, mask=inside[None, :] & (d < D)[:, None], other=0.0)
+    elif D == BD:
+        k = tl.load(k_at)
+    else:
+        k = tl.load(k_at, mask=(d < D)[:, None], other=0.0)
+    if WIDEN:
+        s = tl.dot(q.to(tl.float32), k.to(tl.float32), input_precision="ieee")
+    else:
+        s = tl.dot(q, k, input_precision="ieee")
+    if EDGE:
         seen = inside[None, :] & row_ok[:, None]
         if IS_CAUSAL:
             seen = seen & (key[None, :] <= query[:, None])
@@ -101,34 +109,124 @@ def _pieces(
             value = tl.load(mask_rows[:, None] + key64[None, :] * mask_k, mask=seen, other=0)
             seen = seen & _kept(value, MASK == 1, THRESHOLD)
             if MASK == 2:
-                s = tl.fma(value.to(tl.float32), tl.full((BM, KEYS), _LOG2E, tl.float32), s)
+                # in the units of s, so that a zero changes no bit
+                unit = tl.full((BM, KEYS), _LOG2E, tl.float32) / scale2
+                s = tl.fma(value.to(tl.float32), unit, s)
         s = tl.where(seen, s, float("-inf"))
-        m_new = tl.maximum(m, tl.max(s, axis=1))
-        base = tl.where(m_new == float("-inf"), 0.0, m_new)
-        p = tl.exp2(s - base[:, None])
-        old = tl.exp2(m - base)
-        v = tl.load(
-            v_ptr + key64[:, None] * v_row + dv[None, :] * v_col,
-            mask=inside[:, None] & (dv < DV)[None, :],
-            other=0.0,
-        )
-        p = p.to(v.dtype)
-        l = l * old[:, None]
-        acc = acc * old[:, None]
-        if WIDEN:
-            l = tl.dot(p.to(tl.float32), ones.to(tl.float32), l, input_precision="ieee")
-            acc = tl.dot(p.to(tl.float32), v.to(tl.float32), acc, input_precision="ieee")
-        else:
-            l = tl.dot(p, ones, l, input_precision="ieee")
-            acc = tl.dot(p, v, acc, input_precision="ieee")
-        m = m_new
+    m_new = tl.maximum(m, tl.max(s, axis=1) * scale2)
+    base = tl.where(m_new == float("-inf"), 0.0, m_new)
+    minus = tl.broadcast_to(-base[:, None], (BM, KEYS))
+    p = tl.exp2(tl.fma(s, tl.full((BM, KEYS), 1.0, tl.float32) * scale2, minus))
+    old = tl.exp2(m - base)
+    if EDGE:
+        v = tl.load(v_at, mask=inside[:, None] & (dv < DV)[None, :], other=0.0)
+    elif DV == BDV:
+        v = tl.load(v_at)
+    else:
+        v = tl.load(v_at, mask=(dv < DV)[None, :], other=0.0)
+    p = p.to(v.dtype)
+    l = l * old[:, None]
+    acc = acc * old[:, None]
+    if REPAIR:
+        # 0 * NaN: what a row does not see must not reach it
+        wide = v.to(tl.float32)
+        finite = tl.abs(wide) < float("inf")
+        up = ((wide > 0) | (wide != wide)) & ~finite
+        down = ((wide < 0) | (wide != wide)) & ~finite
+        weight = seen.to(tl.float32) if EDGE else tl.full((BM, KEYS), 1.0, tl.float32)
+        found = tl.dot(weight.to(tl.float16), up.to(tl.float16)) > 0.0
+        bad = bad | found.to(tl.int32)
+        found = tl.dot(weight.to(tl.float16), down.to(tl.float16)) > 0.0
+        bad = bad | (found.to(tl.int32) * 2)
+        v = tl.where(finite, v, 0.0).to(v.dtype)
+    ones = tl.full((KEYS, 16), 1.0, v.dtype)
+    if WIDEN:
+        l = tl.dot(p.to(tl.float32), ones.to(tl.float32), l, input_precision="ieee")
+        acc = tl.dot(p.to(tl.float32), v.to(tl.float32), acc, input_precision="ieee")
+    else:
+        l = tl.dot(p, ones, l, input_precision="ieee")
+        acc = tl.dot(p, v, acc, input_precision="ieee")
+    return m_new, l, acc, bad
+
+
+@triton.jit
+def _walk(
+    q, k_ptr, v_ptr, mask_rows, keys, first, full, end, query, row_ok, scale2,
+    k_row, k_col, v_row, v_col, mask_k,
+    REPAIR: tl.constexpr, IS_CAUSAL: tl.constexpr, MASK: tl.constexpr, THRESHOLD: tl.constexpr,
+    BM: tl.constexpr, KEYS: tl.constexpr, SPLIT: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
+    BD: tl.constexpr, BDV: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """The pieces of [first, end); every row sees every key before ``full``. Returns m, l, acc, bad."""
+    m_all = tl.full((BM,), float("-inf"), tl.float32)
+    l_all = tl.zeros((BM,), tl.float32)
+    acc_all = tl.zeros((BM, BDV), tl.float32)
+    m = m_all
+    l = tl.zeros((BM, 16), tl.float32)
+    acc = acc_all
+    # bit 0: a kept value is NaN or inf, bit 1: NaN or -inf
+    bad = tl.zeros((BM, BDV), tl.int32) if REPAIR else tl.zeros((1, 1), tl.int32)
+    for begin in range(first, full, KEYS):
+        m, l, acc, bad = _block(
+            begin, q, k_ptr, v_ptr, mask_rows, keys, query, row_ok, scale2,
+            k_row, k_col, v_row, v_col, mask_k, m, l, acc, bad,
+            False, REPAIR, IS_CAUSAL, MASK, THRESHOLD, BM, KEYS, D, DV, BD, BDV, WIDEN,
+        )  # fmt: skip
         if (begin - first + KEYS) % SPLIT == 0:
             # sixteen equal columns: their maximum is any of them
             m_all, l_all, acc_all = _merge(m_all, l_all, acc_all, m, tl.max(l, axis=1), acc)
             m = tl.full((BM,), float("-inf"), tl.float32)
             l = tl.zeros((BM, 16), tl.float32)
             acc = tl.zeros((BM, BDV), tl.float32)
-    return _merge(m_all, l_all, acc_all, m, tl.max(l, axis=1), acc)
+    for begin in range(full, end, KEYS):
+        m, l, acc, bad = _block(
+            begin, q, k_ptr, v_ptr, mask_rows, keys, query, row_ok, scale2,
+            k_row, k_col, v_row, v_col, mask_k, m, l, acc, bad,
+            True, REPAIR, IS_CAUSAL, MASK, THRESHOLD, BM, KEYS, D, DV, BD, BDV, WIDEN,
+        )  # fmt: skip
+        if (begin - first + KEYS) % SPLIT == 0:
+            m_all, l_all, acc_all = _merge(m_all, l_all, acc_all, m, tl.max(l, axis=1), acc)
+            m = tl.full((BM,), float("-inf"), tl.float32)
+            l = tl.zeros((BM, 16), tl.float32)
+            acc = tl.zeros((BM, BDV), tl.float32)
+    m_all, l_all, acc_all = _merge(m_all, l_all, acc_all, m, tl.max(l, axis=1), acc)
+    return m_all, l_all, acc_all, bad
+
+
+@triton.jit
+def _pieces(
+    q, k_ptr, v_ptr, mask_rows, keys, first, solid, end, query, row_ok, scale2,
+    k_row, k_col, v_row, v_col, mask_k,
+    IS_CAUSAL: tl.constexpr, MASK: tl.constexpr, THRESHOLD: tl.constexpr,
+    BM: tl.constexpr, KEYS: tl.constexpr, SPLIT: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
+    BD: tl.constexpr, BDV: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """All keys in [first, end) for the rows ``row_ok``; first is a piece's beginning. Returns m, l, acc.
+
+    The mask keeps every key in [first, solid) for every one of these rows.
+    """
+    limit = min(min(keys, end), solid)
+    if IS_CAUSAL:
+        limit = min(limit, tl.min(query, axis=0) + 1)
+    full = first + max(limit - first, 0) // KEYS * KEYS
+    m, l, acc, _unused = _walk(
+        q, k_ptr, v_ptr, mask_rows, keys, first, full, end, query, row_ok, scale2,
+        k_row, k_col, v_row, v_col, mask_k,
+        False, IS_CAUSAL, MASK, THRESHOLD, BM, KEYS, SPLIT, D, DV, BD, BDV, WIDEN,
+    )  # fmt: skip
+    if IS_CAUSAL or MASK > 0:
+        hurt = tl.max(tl.max((acc != acc).to(tl.int32), axis=1), axis=0)
+        if hurt > 0:
+            _m_again, _l_again, again, bad = _walk(
+                q, k_ptr, v_ptr, mask_rows, keys, first, full, end, query, row_ok, scale2,
+                k_row, k_col, v_row, v_col, mask_k,
+                True, IS_CAUSAL, MASK, THRESHOLD, BM, KEYS, SPLIT, D, DV, BD, BDV, WIDEN,
+            )  # fmt: skip
+            again = tl.where(bad == 1, float("inf"), again)
+            again = tl.where(bad == 2, float("-inf"), again)
+            again = tl.where(bad == 3, float("nan"), again)
+            acc = tl.where(acc != acc, again, acc)
+    return m, l, acc
 
 
 @triton.jit
@@ -150,7 +248,7 @@ def _store(
 
 @triton.jit
 def attend(
-    q_ptr, k_ptr, v_ptr, mask_ptr, start_ptr, end_ptr, out_ptr, lse_ptr, part_ptr, stat_ptr,
+    q_ptr, k_ptr, v_ptr, mask_ptr, start_ptr, end_ptr, solid_ptr, out_ptr, lse_ptr, part_ptr, stat_ptr,
     heads, kv_heads, queries, keys, pieces, scale2,
     q_b, q_h, q_row, q_col, k_b, k_h, k_row, k_col, v_b, v_h, v_row, v_col,
     out_b, out_h, out_row, out_col, mask_b, mask_h, mask_q, mask_k,
@@ -191,6 +289,7 @@ def attend(
         where = b * start_b + h64 * start_h + q64 * start_q
         start = tl.load(start_ptr + where, mask=ok, other=_NOWHERE)
         end = min(end, tl.max(tl.load(end_ptr + where, mask=ok, other=0), axis=0))
+        solid = tl.load(solid_ptr + where, mask=ok, other=_NOWHERE)
         # left padding: one turn; a sliding window has a start of its own in every row
         turn = tl.min(start, axis=0)
         todo = ok
@@ -208,6 +307,7 @@ def attend(
                 mask_rows,
                 keys,
                 first,
+                tl.min(tl.where(mine, solid, _NOWHERE), axis=0),
                 stop,
                 query,
                 mine,
@@ -254,6 +354,7 @@ def attend(
             mask_rows,
             keys,
             first,
+            end,
             end,
             query,
             ok,

@@ -81,7 +81,19 @@ def grouped_mm(
     tile = schedules.POINTERS[0] if a.dtype != torch.float32 else schedules.FLOAT32[1]
     grid = (-(-columns // tile.n), rows // tile.m + groups)
     kernels.grouped_product[grid](
-        *(a, b, out, offs, columns, depth, groups, *a.stride(), *b.stride(), out.stride(0)),
+        # the kernel walks the offsets in int32
+        *(
+            a,
+            b,
+            out,
+            offs.to(torch.int32),
+            columns,
+            depth,
+            groups,
+            *a.stride(),
+            *b.stride(),
+            out.stride(0),
+        ),
         **_constants(tile, depth, split_size),
         num_warps=tile.warps,
         num_stages=tile.stages,

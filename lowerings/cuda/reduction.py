@@ -1,5 +1,6 @@
 """reduction and var_mean: the launchers."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +10,7 @@ from bi_inductor.errors import LoweringError
 from lowerings.cuda import row_kernels as kernels
 from lowerings.cuda.rows import check, constants, programs, rows_of
 
-_SUMS = ("sum", "mean", "sum_squares", "mean_squares", "norm")
+_SUMS = ("sum", "mean", "prod", "sum_squares", "mean_squares", "norm")
 
 
 def reduction(
@@ -32,11 +33,15 @@ def reduction(
     dims = sorted(d % max(x.dim(), 1) for d in (dims or range(x.dim())))
     exact = _exact(x, kind, dims, keepdim, dtype)
     if exact is not None:
-        return exact
+        return exact.contiguous()
+    if kind == "norm" and param not in (1.0, 2.0):
+        return _p_norm(x, param, dims, keepdim, dtype, lanes)
+    if not x.dtype.is_floating_point and dtype is not None:
+        x = x.to(dtype)
     check(x, lanes, f"reduction {kind}")
-    if kind not in _SUMS or (kind == "norm" and param not in (1.0, 2.0)):
+    if kind not in _SUMS:
         raise LoweringError(
-            f"reduction {kind!r} (param={param}) of {x.dtype} has no CUDA kernel; there are {', '.join(_SUMS)} (p 1, 2)"
+            f"reduction {kind!r} of {x.dtype} has no CUDA kernel; there are {', '.join(_SUMS)}"
         )
     out = x.new_empty(_sizes(x, dims, keepdim), dtype=dtype or x.dtype)
     if not out.numel():
@@ -82,13 +87,26 @@ def _exact(
             found = getattr(torch, kind)(x)
             return found.reshape((1,) * x.dim()) if keepdim else found
         return getattr(torch, kind)(x, dims[0], keepdim)
-    if (
-        kind == "sum"
-        and not x.dtype.is_floating_point
-        and not (dtype or torch.int64).is_floating_point
-    ):
+    integers = not x.dtype.is_floating_point and not (dtype or torch.int64).is_floating_point
+    if kind == "sum" and integers:
         return torch.sum(x, tuple(dims), keepdim, dtype=dtype)
+    if kind == "prod" and integers:
+        for d in reversed(dims):
+            x = torch.prod(x, d, keepdim, dtype=dtype)
+        return x
     return None
+
+
+def _p_norm(
+    x: Tensor, p: float, dims: Sequence[int], keepdim: bool, dtype: torch.dtype | None, lanes: int
+) -> Tensor:
+    """Norms besides p = 1 and 2: an exact extreme or count, or the sum of powers."""
+    if math.isinf(p):
+        found = (torch.amax if p > 0 else torch.amin)(x.abs(), list(dims), keepdim)
+        return found.to(dtype or x.dtype).contiguous()
+    powers = (x != 0).to(torch.float32) if p == 0 else x.to(torch.float32).abs().pow(p)
+    total = reduction(powers, "sum", dims, keepdim, lanes=lanes)
+    return (total if p == 0 else total.pow(1 / p)).to(dtype or x.dtype)
 
 
 def _sizes(x: Tensor, dims: Sequence[int], keepdim: bool) -> list[int]:

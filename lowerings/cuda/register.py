@@ -8,7 +8,18 @@ import torch
 
 import bi_inductor.ops  # noqa: F401  (defines the schemas)
 from bi_inductor.errors import UnsupportedDeviceError
-from lowerings.cuda import attention, matmul, norm, reduction, softmax
+from lowerings.cuda import (
+    attention,
+    convolution,
+    matmul,
+    norm,
+    pool,
+    reduction,
+    scan,
+    scatter,
+    softmax,
+    topk,
+)
 
 #: op -> launcher with the op's own arguments
 LAUNCHERS: dict[str, Callable[..., Any]] = {
@@ -21,6 +32,14 @@ LAUNCHERS: dict[str, Callable[..., Any]] = {
     "softmax": softmax.softmax,
     "layer_norm": norm.layer_norm,
     "rms_norm": norm.rms_norm,
+    "convolution": convolution.convolution,
+    "scan": scan.scan,
+    "scatter_add": scatter.scatter_add,
+    "index_add": scatter.index_add,
+    "index_put_add": scatter.index_put_add,
+    "embedding_bag": scatter.embedding_bag,
+    "avg_pool": pool.avg_pool,
+    "topk": topk.topk,
 }
 
 

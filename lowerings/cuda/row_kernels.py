@@ -18,6 +18,27 @@ def by_pairs(x, ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr):
 
 
 @triton.jit
+def _multiply(a, b):
+    return a * b
+
+
+@triton.jit
+def _product(ptrs, ok, extent, s_r, ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr):  # fmt: skip
+    """The lanes and pairs of a sum, with factors."""
+    acc = tl.full((ROWS, LANES), 1.0, tl.float32)
+    for begin in range(0, extent, LANES * UNROLL):
+        for step in tl.static_range(UNROLL):
+            r = begin + step * LANES + tl.arange(0, LANES)
+            mask = ok & (r < extent)[None, :]
+            x = tl.load(ptrs + r.to(tl.int64)[None, :] * s_r, mask=mask, other=1.0)
+            acc = acc * x.to(tl.float32)
+    for level in tl.static_range(LOG):
+        pairs = tl.reshape(acc, (ROWS, LANES >> (level + 1), 2))
+        acc = tl.reduce(pairs, 2, _multiply)
+    return tl.reshape(acc, (ROWS, 1))
+
+
+@triton.jit
 def _base(rows, inner, s_outer, s_inner):
     row = rows.to(tl.int64)
     return ((row // inner) * s_outer + (row % inner) * s_inner)[:, None]
@@ -49,14 +70,17 @@ def sum_rows(
     x_ptr, out_ptr, rows, inner, extent, s_outer, s_inner, s_r,
     KIND: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr,
 ) -> None:  # fmt: skip
-    """KIND: sum, mean, sum_squares, mean_squares, norm1, norm2."""
+    """KIND: sum, mean, prod, sum_squares, mean_squares, norm1, norm2."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     ok = (row < rows)[:, None]
     ptrs = x_ptr + _base(tl.where(row < rows, row, 0), inner, s_outer, s_inner)
     SQUARES: tl.constexpr = KIND == "sum_squares" or KIND == "mean_squares" or KIND == "norm2"
-    total = _total(
-        ptrs, ok, 0.0, extent, s_r, SQUARES, False, KIND == "norm1", ROWS, LANES, LOG, UNROLL
-    )
+    if KIND == "prod":
+        total = _product(ptrs, ok, extent, s_r, ROWS, LANES, LOG, UNROLL)
+    else:
+        total = _total(
+            ptrs, ok, 0.0, extent, s_r, SQUARES, False, KIND == "norm1", ROWS, LANES, LOG, UNROLL
+        )
     if KIND == "mean" or KIND == "mean_squares":
         total = tl.div_rn(total, tl.zeros_like(total) + extent)
     if KIND == "norm2":

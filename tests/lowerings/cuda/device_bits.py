@@ -1,6 +1,6 @@
 """Bits on a GPU: every schedule of a plan equal, every row alone and in a batch, decode = chunk = prefill.
 
-    python tests/lowerings/cuda/device_bits.py gemm|attention|rows [DTYPE-HEADDIM ..]
+    python tests/lowerings/cuda/device_bits.py gemm|attention|rows|orders [DTYPE-HEADDIM ..]
 
 Prints one line a check, ``ok`` or the number of differing elements; exits with 1 if any differs.
 """
@@ -11,8 +11,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lowerings.cuda import attention, matmul, norm, reduction, schedules, softmax
-from lowerings.cuda.plans import CHAIN, KEY_SPLIT, LANES
+from lowerings.cuda import (
+    attention,
+    convolution,
+    matmul,
+    norm,
+    reduction,
+    scan,
+    scatter,
+    schedules,
+    softmax,
+    topk,
+)
+from lowerings.cuda.plans import CHAIN, FLOAT32_SPLIT, KEY_SPLIT, LANES
 
 ROWS = (1, 2, 7, 16, 17, 33, 64, 65, 129, 1000)
 FAILED: list[str] = []
@@ -46,11 +57,14 @@ def gemm() -> None:
     for n, k in ((768, 3072), (333, 777)):
         a, w = data("normal", 1000, k, torch.float32), data("normal", n, k, torch.float32)
         exact = a.double() @ w.double().t()
-        outs = [matmul.mm(a, w.t(), split_size=1024, schedule=tile) for tile in schedules.FLOAT32]
+        outs = [
+            matmul.mm(a, w.t(), split_size=FLOAT32_SPLIT, schedule=tile)
+            for tile in schedules.FLOAT32
+        ]
         report(f"float32 {n}x{k} all tiles", [(out, outs[0]) for out in outs])
         report(
             f"float32 {n}x{k} rows",
-            [(matmul.mm(a[:m], w.t(), split_size=1024), outs[0][:m]) for m in ROWS],
+            [(matmul.mm(a[:m], w.t(), split_size=FLOAT32_SPLIT), outs[0][:m]) for m in ROWS],
         )
         ours, stock = ((x.double() - exact).abs().max().item() for x in (outs[0], a @ w.t()))
         print(f"        float32 {n}x{k} max error ours {ours:.2e} cuBLAS {stock:.2e}")
@@ -196,6 +210,21 @@ def _attention_dim(dtype: torch.dtype, dim: int, length: int = 1100) -> None:
                         (masked[tuple(p)].item(), whole[:, :, i:j][tuple(p)].item()) for p in at
                     ]
                     print(f"        differs: span {i}:{j} {choice} at {at} {values}")
+    window = causal & ~torch.ones_like(causal).tril(-100)
+    slid = attend(q, k, v, window)
+    report(
+        f"{name} sliding window",
+        [(attend(q[:, :, i:j], k, v, window[i:j]), slid[:, :, i:j]) for i, j in spans],
+    )
+    dirty = v.clone()
+    dirty[:, :, 700:] = float("nan")
+    report(
+        f"{name} hidden NaN",
+        [
+            (attend(q, k, dirty, is_causal=True)[:, :, :700], whole[:, :, :700]),
+            (attend(q, k, dirty, causal)[:, :, :700], whole[:, :, :700]),
+        ],
+    )
     report(
         f"{name} additive",
         [(attend(q[:, :, i:j], *wide, added[i:j]), whole[:, :, i:j]) for i, j in spans],
@@ -232,8 +261,84 @@ def rows() -> None:
                 report(f"{name} {str(dtype)[6:]} {extent}", pairs)
 
 
+def orders() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        name = str(dtype)[6:]
+        for extent in (5, 1000, 1024, 4099, 50000):
+            x = torch.randn(65, extent, device="cuda").to(dtype)
+            for kind in ("cumsum", "cumprod", "logcumsumexp"):
+                whole = scan.scan(x, kind, 1)
+                pairs = [
+                    (scan.scan(x[i : i + n], kind, 1), whole[i : i + n])
+                    for i, n in ((0, 1), (5, 1), (7, 33), (64, 1))
+                ]
+                pairs.append(
+                    (scan.scan(x[:, : extent // 2 + 1], kind, 1), whole[:, : extent // 2 + 1])
+                )
+                pairs.append((scan.scan(x.t().contiguous(), kind, 0).t(), whole))
+                report(f"{kind} {name} {extent}", pairs)
+        x, src = (
+            torch.randn(50, 300, device="cuda").to(dtype),
+            torch.randn(4000, 300, device="cuda").to(dtype),
+        )
+        index = torch.randint(0, 50, (4000,), device="cuda")
+        whole = scatter.index_add(x, 0, index, src)
+        exact = x.double().index_add(0, index, src.double())
+        slow = x.cpu().float()
+        for i, row in zip(index.tolist(), src.cpu().float(), strict=True):
+            slow[i] += row
+        report(
+            f"index_add {name} twice and in order",
+            [(scatter.index_add(x, 0, index, src), whole), (slow.to(dtype).cuda(), whole)],
+        )
+        print(f"        index_add {name} error {(whole.double() - exact).abs().max().item():.2e}")
+        picked = index.view(-1, 1).expand(-1, 300)
+        report(f"scatter_add {name} = index_add", [(scatter.scatter_add(x, 0, picked, src), whole)])
+        report(f"index_put {name} = index_add", [(scatter.index_put_add(x, [index], src), whole)])
+        images = torch.randn(33, 6, 20, 22, device="cuda").to(dtype)
+        for groups in (1, 2, 6):
+            weight, bias = (
+                torch.randn(12, 6 // groups, 3, 3, device="cuda").to(dtype),
+                torch.randn(12, device="cuda").to(dtype),
+            )
+            split = FLOAT32_SPLIT if dtype == torch.float32 else CHAIN
+
+            def conv(
+                y: Tensor, w: Tensor = weight, b: Tensor = bias, g: int = groups, split: int = split
+            ) -> Tensor:
+                return convolution.convolution(
+                    y, w, b, [2], [1], [1], False, [0], g, split_size=split
+                )
+
+            whole = conv(images)
+            exact = torch.nn.functional.conv2d(
+                images.double(), weight.double(), bias.double(), 2, 1, 1, groups
+            )
+            report(
+                f"convolution {name} groups {groups}",
+                [
+                    (conv(images[i : i + n]), whole[i : i + n])
+                    for i, n in ((0, 1), (5, 1), (7, 17), (32, 1))
+                ],
+            )
+            print(
+                f"        convolution {name} error {(whole.double() - exact).abs().max().item():.2e}"
+            )
+        values, places = topk.topk(images.flatten(1), 5, 1, True, True)
+        report(
+            f"topk {name}", [(topk.topk(images[3:4].flatten(1), 5, 1, True, True)[1], places[3:4])]
+        )
+        bags = scatter.embedding_bag(
+            src, index, torch.tensor([0, 10, 10, 3000], device="cuda"), None, "mean", False, -1
+        )
+        alone = scatter.embedding_bag(
+            src, index[10:3000], torch.tensor([0], device="cuda"), None, "mean", False, -1
+        )
+        report(f"embedding_bag {name}", [(alone, bags[2:3])])
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)
-    {"gemm": gemm, "attention": attentions, "rows": rows}[sys.argv[1]]()
+    {"gemm": gemm, "attention": attentions, "rows": rows, "orders": orders}[sys.argv[1]]()
     print(f"{sys.argv[1]}: {len(FAILED)} failed", *FAILED, sep="\n  ")
     sys.exit(bool(FAILED))

@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("triton")
-
 from lowerings.cuda import schedules
 from lowerings.cuda.attention import attention
 from lowerings.cuda.plans import KEY_SPLIT
@@ -35,14 +33,14 @@ def _exact(q: Tensor, k: Tensor, v: Tensor, **kwargs: object) -> Tensor:
 @pytest.mark.parametrize("schedule", [_SERIAL, _PARALLEL])
 @pytest.mark.parametrize("causal", [False, True])
 def test_close_to_float64(schedule: schedules.Attention, causal: bool) -> None:
-    q, k, v = _inputs(9, 600)
+    q, k, v = _inputs(5, 530)
     out, _ = attention(q, k, v, is_causal=causal, split_size=KEY_SPLIT, schedule=schedule)
     assert (out - _exact(q, k, v, is_causal=causal)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("schedule", [_SERIAL, _PARALLEL])
 def test_left_padding_and_capacity_change_no_bit(schedule: schedules.Attention) -> None:
-    q, k, v = _inputs(3, 520)
+    q, k, v = _inputs(1, 520)
     alone, lse = attention(q, k, v, split_size=KEY_SPLIT, schedule=_SERIAL)
     wide_k, wide_v = (torch.nn.functional.pad(x, (0, 0, 37, 70)) for x in (k, v))
     keep = torch.zeros(2, 1, 1, 627, dtype=torch.bool)
@@ -73,3 +71,25 @@ def test_row_without_keys_is_zero() -> None:
     assert not out[:, :, 0].any()
     assert not lse[:, :, 0].any()
     assert out[:, :, 1].any()
+
+
+@pytest.mark.parametrize("schedule", [_SERIAL, _PARALLEL])
+def test_a_hidden_value_that_is_not_finite_reaches_no_row(schedule: schedules.Attention) -> None:
+    q, k, v = _inputs(6, 6)
+    keep = torch.ones(6, 6, dtype=torch.bool).tril()
+    clean, _ = attention(q, k, v, keep, split_size=KEY_SPLIT, schedule=schedule)
+    v[:, :, 3, 1], v[:, :, 4, 2], v[:, :, 5] = float("nan"), float("inf"), float("-inf")
+    for mask, causal in ((keep, False), (None, True)):
+        out, _ = attention(q, k, v, mask, is_causal=causal, split_size=KEY_SPLIT, schedule=schedule)
+        assert torch.equal(out[:, :, :3], clean[:, :, :3])
+        assert out[:, :, 3:, 1].isnan().all()
+        assert (out[:, :, 4, 2] == float("inf")).all()
+        assert out[:, :, 5, 2].isnan().all()
+        assert (out[:, :, 5, 3] == float("-inf")).all()
+
+
+def test_scales_of_any_sign() -> None:
+    q, k, v = _inputs(2, 9)
+    for scale in (-0.5, 0.0):
+        out, _ = attention(q, k, v, scale=scale, split_size=KEY_SPLIT)
+        assert (out - _exact(q, k, v, scale=scale)).abs().max() < 1e-5

@@ -7,8 +7,6 @@ os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
 import pytest
 import torch
 
-pytest.importorskip("triton")
-
 from lowerings.cuda import matmul, schedules
 from lowerings.cuda.plans import CHAIN
 
@@ -46,9 +44,10 @@ def test_bmm_and_empty_sizes() -> None:
     assert matmul.mm(torch.randn(0, 3), torch.randn(3, 7), split_size=1024).shape == (0, 7)
 
 
-def test_groups_of_any_size() -> None:
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_groups_of_any_size(dtype: torch.dtype) -> None:
     a, b = torch.randn(150, 48), torch.randn(4, 48, 20)
-    offs = torch.tensor([0, 1, 97, 150], dtype=torch.int32)
+    offs = torch.tensor([0, 1, 97, 150], dtype=dtype)
     out = matmul.grouped_mm(a, b, offs, split_size=1024)
     for g, (left, right) in enumerate(zip([0, 0, 1, 97], offs.tolist(), strict=True)):
         assert torch.allclose(out[left:right], a[left:right] @ b[g], atol=1e-5)

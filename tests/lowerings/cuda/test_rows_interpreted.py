@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor
 
-pytest.importorskip("triton")
-
 from lowerings.cuda import norm, reduction, softmax
 from lowerings.cuda.plans import LANES
 

@@ -1,0 +1,132 @@
+"""Compiled models on a GPU: every row alone and in a batch, decode = chunk = prefill, with and without CUDA graphs.
+
+    python tests/lowerings/cuda/device_models.py rows MODEL DTYPE       small models of transformers
+    python tests/lowerings/cuda/device_models.py decoder DTYPE          the decoder of benchmarks/decoder.py
+
+Prints one line a check; exits with 1 if any bit differs or a control does not.
+"""
+
+import functools
+import sys
+import time
+
+import torch
+from torch import Tensor
+
+from benchmarks.decoder import OPTIONS, Shape, make_cache, make_decoder
+from bi_inductor.backend import batch_invariant
+from tests.rows import bits_equal, rows_that_change
+
+FAILED: list[str] = []
+BEGIN = time.perf_counter()
+
+
+def report(name: str, good: bool, note: str = "") -> None:
+    if not good:
+        FAILED.append(name)
+    verdict = "ok" if good else "FAILED"
+    print(f"{verdict:7}{name} {note} [{time.perf_counter() - BEGIN:.0f} s]", flush=True)
+
+
+def rows(name: str, dtype: torch.dtype) -> None:
+    from tests import models
+
+    case = models.make(name, dtype)
+    case.model.cuda()
+    inputs = tuple(
+        x.cuda().to(dtype) if x.is_floating_point() else x.cuda() for x in case.inputs(40)
+    )
+    batches = (1, 2, 3, 17, 33)
+    for backend in ("batch_invariant", "inductor"):
+        torch.compiler.reset()
+        chosen = batch_invariant if backend == "batch_invariant" else backend
+        fn = torch.compile(lambda *x: case.call(case.model, x), backend=chosen)
+
+        def run(*x: Tensor, fn: object = fn) -> object:
+            with torch.no_grad():
+                return fn(*x)  # type: ignore[operator]
+
+        changed = rows_that_change(run, inputs, batches)
+        if backend == "inductor":
+            print(f"       stock {name} {dtype}: {len(changed)} rows change", flush=True)
+        else:
+            report(f"{name} {str(dtype)[6:]}", not changed, "; ".join(changed[:2]))
+
+
+def decoder(dtype: torch.dtype) -> None:
+    shape = Shape()
+    length, total, batch = 512, 300, 17
+    model = make_decoder(shape, dtype, "cuda")
+    ids = torch.randint(0, shape.vocab, (64, total), device="cuda")
+    ours = functools.partial(batch_invariant, options=OPTIONS)
+    graphs = functools.partial(batch_invariant, options=OPTIONS, mode="reduce-overhead")
+
+    def runner(backend: object) -> object:
+        torch.compiler.reset()
+        compiled = torch.compile(model, backend=backend, dynamic=False)
+
+        def step(cache: list[Tensor], rows: Tensor, start: int, end: int, last: int = 1) -> Tensor:
+            with torch.no_grad():
+                positions = torch.arange(start, end, device="cuda")
+                return compiled(rows[:, start:end].contiguous(), positions, cache, last).clone()
+
+        return step
+
+    def empty(size: int) -> list[Tensor]:
+        return make_cache(shape, size, length, dtype, "cuda")
+
+    name = f"decoder {str(dtype)[6:]}"
+    step = runner(ours)
+    whole = step(empty(batch), ids[:batch], 0, total, total)  # type: ignore[operator]
+    alone = [step(empty(1), ids[i : i + 1], 0, total, total) for i in (0, 16)]  # type: ignore[operator]
+    report(
+        f"{name} prefill rows",
+        all(bits_equal(a[0], whole[i]) for a, i in zip(alone, (0, 16), strict=True)),
+    )
+    cache = empty(batch)
+    parts = [step(cache, ids[:batch], i, j, j - i) for i, j in ((0, 120), (120, 299), (299, 300))]  # type: ignore[operator]
+    report(f"{name} chunk and decode = prefill", bits_equal(torch.cat(parts, 1), whole))
+    longer = make_cache(shape, 2, 1024, dtype, "cuda")
+    report(f"{name} longer cache", bits_equal(step(longer, ids[:2], 0, total, total), whole[:2]))  # type: ignore[operator]
+    reference = {}
+    for label, backend in (("graphs", graphs), ("stock", "stock")):
+        step = (
+            runner(graphs)
+            if backend != "stock"
+            else runner(functools.partial(_stock, mode="reduce-overhead"))
+        )
+        tokens: dict[int, Tensor] = {}
+        for size in (1, 2, 17, 64):
+            cache = empty(size)
+            step(cache, ids[:size], 0, 296)  # type: ignore[operator]
+            made = [step(cache, ids[:size], p, p + 1) for p in range(296, 300)]  # type: ignore[operator]
+            tokens[size] = torch.cat(made, 1)
+        same = [bits_equal(tokens[size][0], tokens[1][0]) for size in tokens]
+        if label == "graphs":
+            report(f"{name} reduce-overhead decode at batch 1, 2, 17, 64", all(same), str(same))
+            report(f"{name} reduce-overhead = prefill", bits_equal(tokens[17], whole[:, 296:]))
+            changed = [i for i in range(17) if not bits_equal(tokens[64][i], tokens[17][i])]
+            report(f"{name} all rows at 17 and 64", not changed, str(changed))
+        else:
+            largest = max((tokens[s][0] - tokens[1][0]).abs().max().item() for s in tokens)
+            report(f"{name} control: stock changes", not all(same), f"{same} by {largest:.3g}")
+        reference[label] = tokens
+
+
+def _stock(gm: object, inputs: object, *, mode: str) -> object:
+    """Stock Inductor as a callable, so that both run through the same wrapper."""
+    from torch._inductor import compile as compile_graph
+    from torch._inductor import list_mode_options
+
+    return compile_graph(gm, inputs, options=list_mode_options(mode))  # type: ignore[arg-type]
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    kind, *rest = sys.argv[1:]
+    if kind == "rows":
+        rows(rest[0], getattr(torch, rest[1]))
+    else:
+        decoder(getattr(torch, rest[0]))
+    print(f"{' '.join(sys.argv[1:])}: {len(FAILED)} failed", *FAILED, sep="\n  ")
+    sys.exit(bool(FAILED))

@@ -1,0 +1,89 @@
+"""The code that Inductor writes for an H100, generated without one: no library kernel, no constant that follows the batch."""
+
+import functools
+import re
+
+import pytest
+import torch
+from code_generation import generate, kernels, library_calls
+from torch import nn
+from torch.nn import functional
+
+from bi_inductor.backend import batch_invariant
+from bi_inductor.errors import LoweringError
+from lowerings import _inductor
+
+BATCHES = (1, 2, 3, 16, 17, 64, 1024, 4096)
+
+
+class Block(nn.Module):
+    """Every kind of op that a model adds up with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.first, self.second = nn.LayerNorm(64), nn.Linear(64, 96), nn.Linear(96, 64)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        y = self.second(functional.silu(self.first(self.norm(x))))
+        q = (x + y).unflatten(-1, (4, 16)).transpose(1, 2)
+        out = functional.scaled_dot_product_attention(q, q, q, is_causal=True)
+        z = out.transpose(1, 2).flatten(2).softmax(-1)
+        return z, z.pow(2).mean(-1), z.cumsum(-1), z.argmax(-1), z.topk(3)[0]
+
+
+def _inputs(batch: int) -> tuple[torch.Tensor]:
+    return (torch.empty(batch, 5, 64, dtype=torch.bfloat16),)
+
+
+@functools.cache
+def _code(batch: int) -> str:
+    return generate(Block().bfloat16(), _inputs(batch), backend=batch_invariant)
+
+
+def _ops(code: str) -> list[tuple[str, ...]]:
+    """Our calls with their plan numbers, without the buffers that they are given."""
+    calls = re.findall(r"torch\.ops\.bi_inductor\.(\w+)\.default\((.*)\)", code)
+    return [(name, *re.findall(r"(?:split_size|lanes)=\d+", args)) for name, args in calls]
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_only_our_kernels_and_pointwise(batch: int) -> None:
+    code = _code(batch)
+    assert all(name.startswith("bi_inductor.") for name in library_calls(code))
+    assert kernels(code)
+    for name, source in kernels(code).items():
+        assert "@triton_heuristics.pointwise" in source, name
+        assert "tl.sum" not in source
+        assert "'enable_fp_fusion': False" in source
+    _inductor.audit(code)
+
+
+@pytest.mark.parametrize("batch", BATCHES[1:])
+def test_plans_are_those_of_batch_1(batch: int) -> None:
+    assert _ops(_code(batch)) == _ops(_code(1))
+
+
+class Stock(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.bmm(x, x.transpose(-2, -1)).softmax(-1) @ x.sum(-1, keepdim=True)
+
+
+def test_control_stock_calls_libraries_and_reduces() -> None:
+    code = generate(Stock(), _inputs(2), backend="inductor", shape_padding=False)
+    assert any("mm" in name for name in library_calls(code))
+    assert any("reduction(" in source for source in kernels(code).values())
+    with pytest.raises(LoweringError, match="library kernel"):
+        _inductor.audit(code)
+
+
+def test_an_unknown_dtype_names_device_op_and_remedy() -> None:
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        return x.softmax(-1)
+
+    with pytest.raises(Exception, match=r"Softmax of torch.float64 has no CUDA kernel; cast to"):
+        generate(fn, (torch.empty(2, 8, dtype=torch.float64),), backend=batch_invariant)
+
+
+def test_adding_by_atomics_is_refused() -> None:
+    with pytest.raises(LoweringError, match="atomics"):
+        _inductor.audit("tl.atomic_add(ptr, x)")

@@ -35,10 +35,10 @@ WORDS = [
 
 def ask(url: str, body: dict[str, object]) -> str:
     request = urllib.request.Request(
-        f"{url}/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        f"{url}/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
     with urllib.request.urlopen(request) as answer:
-        return json.load(answer)["choices"][0]["text"]
+        return json.load(answer)["choices"][0]["message"]["content"]
 
 
 def traffic(requests: int, seed: int = 0) -> list[dict[str, object]]:
@@ -49,7 +49,8 @@ def traffic(requests: int, seed: int = 0) -> list[dict[str, object]]:
         others = " ".join(rng.choices(WORDS, k=rng.randint(1, 60)))
         prompt = QUESTION if i % 2 == 0 else others
         new = 16 if i % 2 == 0 else rng.randint(1, 24)
-        bodies.append({"prompt": prompt, "max_tokens": new, "seed": 7, "temperature": 0.8})
+        messages = [{"role": "user", "content": prompt}]
+        bodies.append({"messages": messages, "max_tokens": new, "seed": 7, "temperature": 0.8})
     rng.shuffle(bodies)
     return bodies
 
@@ -65,12 +66,17 @@ def main() -> None:
     with ThreadPoolExecutor(args.clients) as pool:
         answers = list(pool.map(lambda body: ask(args.url, body), bodies))
     spent = time.monotonic() - began
-    ours = [a for a, body in zip(answers, bodies, strict=True) if body["prompt"] == QUESTION]
+    ours = [
+        a
+        for a, body in zip(answers, bodies, strict=True)
+        if body["messages"][0]["content"] == QUESTION
+    ]
     print(f"{len(bodies)} requests in {spent:.1f} s; {len(ours)} of them one question")
     print(f"different answers to it: {len(set(ours))}")
     for answer in sorted(set(ours)):
         print(f"  {answer!r}")
-    raise SystemExit(len(set(ours)) != 1)
+    # an empty answer would agree with itself and prove nothing
+    raise SystemExit(len(set(ours)) != 1 or "" in ours)
 
 
 if __name__ == "__main__":

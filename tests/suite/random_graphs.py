@@ -61,7 +61,7 @@ STEPS: dict[str, Step] = {
     "linear": _linear,
     "gram": _gram,
     "attention": _attention,
-    "sort": lambda x, a: x.sort(_dim(x, a), stable=True)[0],
+    "sort": lambda x, a: x.sort(stable=True, dim=_dim(x, a))[0],
     "topk": lambda x, a: x.topk(min(3, x.shape[_dim(x, a)]), _dim(x, a))[0],
     "argmax": lambda x, a: x + x.argmax(_dim(x, a), keepdim=True),
     "gelu": lambda x, a: F.gelu(x),

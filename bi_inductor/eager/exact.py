@@ -4,7 +4,7 @@
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,8 +20,8 @@ def _names(text: str) -> frozenset[str]:
 
 #: One IEEE operation for each element, or a choice among its inputs.
 _ROUNDS_ONCE = _names(
-    "add sub rsub mul div neg abs maximum minimum fmax fmin clamp clamp_min clamp_max relu threshold"
-    " sqrt reciprocal floor ceil trunc round sign signbit where masked_fill fill copy eq ne lt le gt ge isnan"
+    "add sub rsub mul div neg abs maximum minimum clamp clamp_min clamp_max relu threshold"
+    " reciprocal floor ceil trunc round sign signbit where masked_fill fill copy eq ne lt le gt ge isnan"
     " isinf isfinite isposinf isneginf logical_and logical_or logical_xor logical_not bitwise_and bitwise_or"
     " bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift addcmul addcdiv threshold_backward"
 )
@@ -37,6 +37,9 @@ _COMPUTES_NOTHING = frozenset({"profiler"})
 _DRAWS_FOR_DATA = _names(
     "bernoulli native_dropout multinomial exponential geometric cauchy log_normal"
 )
+
+
+_HALVES = (torch.bfloat16, torch.float16)
 
 
 def _base(func: OpOverload) -> str:
@@ -68,24 +71,30 @@ def rounds_once(func: OpOverload) -> bool:
 _FACTORS = {"add": "alpha", "sub": "alpha", "rsub": "alpha", "addcmul": "value", "addcdiv": "value"}
 
 
-def has_no_factor(func: OpOverload, given: Mapping[str, Any]) -> bool:
-    """Whether a call with these arguments, by name, is one operation."""
+def agrees(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether this call of an op that rounds once has the compiler's bits in torch's own kernel."""
     name = _base(func)
-    return name not in _FACTORS or (_FACTORS[name] == "alpha" and given.get("alpha", 1) == 1)
+    if name not in _FACTORS:
+        return True
+    given = mutation.bound(func, args, kwargs)
+    return given.get("alpha") == 1 and not _adds_number_to_half(given)
 
 
-def opened(func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """Return the result of an op with a factor in steps that round once each; None for any other.
+def _adds_number_to_half(given: Mapping[str, Any]) -> bool:
+    # torch adds a number as float32, compiled code as the tensor's own type
+    return given["self"].dtype in _HALVES and not isinstance(given["other"], Tensor)
+
+
+def opened(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
+    """Return the result of an op with a factor in steps that round once; None where a kernel is needed.
 
     torch's vector kernels contract ``x + alpha * y``; and a factor that changes from call to call, such as a
     learning rate, must not cost a kernel of its own each time.
     """
-    if _base(func) not in _FACTORS:
-        return None
     given = mutation.bound(func, args, kwargs)
-    if has_no_factor(func, given):
-        return None
-    return _scaled_sum(func, given) if "alpha" in given else _scaled_part(func, given)
+    if "alpha" in given:
+        return None if _adds_number_to_half(given) else _scaled_sum(func, given)
+    return _scaled_part(func, given)
 
 
 def _scaled_sum(func: OpOverload, given: Mapping[str, Any]) -> Tensor:
@@ -99,7 +108,7 @@ def _scaled_sum(func: OpOverload, given: Mapping[str, Any]) -> Tensor:
 def _scaled_part(func: OpOverload, given: Mapping[str, Any]) -> Tensor:
     x, a, b = given["self"], given["tensor1"], given["tensor2"]
     dtype = torch.promote_types(torch.promote_types(x.dtype, a.dtype), b.dtype)
-    wide = torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+    wide = torch.float32 if dtype in _HALVES else dtype
     x, a, b = (t.to(wide) for t in (x, a, b))
     part = a * b if _base(func) == "addcmul" else a / b
     return (x + part * given["value"]).to(dtype)

@@ -91,8 +91,10 @@ def _direct(mode: Mode, func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
 
 
 def _rounding_once(mode: Mode, func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
-    opened = exact.opened(func, args, kwargs)
-    return func(*args, **kwargs) if opened is None else opened
+    if exact.agrees(func, args, kwargs):
+        return func(*args, **kwargs)
+    steps = exact.opened(func, args, kwargs)
+    return pointwise.run(func, args, kwargs) if steps is None else steps
 
 
 def _pointwise(mode: Mode, func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
@@ -151,7 +153,7 @@ def _mutating(mode: Mode, func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
     assert functional is not None
     route = route_of(functional)
     positional, named, outputs = mutation.split(func, args, kwargs)
-    if route is _rounding_once and exact.has_no_factor(functional, named):
+    if route is _rounding_once and exact.agrees(functional, positional, named):
         return func(*args, **kwargs)
     if route is _planned and recipes.recipe_of(functional, positional, named) is None:
         return func(*args, **kwargs)

@@ -5,7 +5,6 @@ import json
 import jsonschema
 import pytest
 import torch
-import transformers
 from torch import nn
 
 import bi_inductor
@@ -146,26 +145,6 @@ def test_a_coupled_model_is_not_certified():
     assert "test_certify.py" in refused.static["refused"]
     assert set(refused.axes.values()) == {"not measured"}
     jsonschema.validate(refused.json(), JSON_SCHEMA)
-
-
-def test_a_decoder_is_certified_over_cache_and_padding():
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=64,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        pad_token_id=0,
-    )
-    model = transformers.LlamaForCausalLM(config).eval()
-    ids = torch.randint(3, 64, (3, 6))
-    certificate = bi_inductor.certify(model, input_ids=ids, use_cache=False, batch_sizes=(1, 3))
-    assert certificate.ok, [c for c in certificate.checks if c.status == "failed"]
-    assert statuses(certificate, 3) == {"prefill, chunks, one token at a time": "passed"}
-    assert set(statuses(certificate, 4).values()) == {"passed"}
-    assert statuses(certificate, 2)["NaN and infinity beside it"] == "not applicable"
 
 
 @pytest.mark.parametrize(

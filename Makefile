@@ -3,15 +3,15 @@ PYTHON ?= python3
 VENV   ?= .venv
 DEVICE ?= cpu
 BIN    := $(VENV)/bin
-# run by processes of their own: cuda once interpreted and once compiled
-OTHER_DEVICES = cuda mps
+# run by processes of their own: once interpreted and once compiled
+OTHER_DEVICES = cuda
 CACHE  := $(CURDIR)/.cache
 # one cache folder per checkout: compiled kernels are shared by every test of a run
 export TORCHINDUCTOR_CACHE_DIR ?= $(CACHE)/inductor
 export HF_HUB_OFFLINE = 1
 export TOKENIZERS_PARALLELISM = false
 
-.PHONY: install demo test test-fast test-cuda test-mps test-neuron lint bench accept clean
+.PHONY: install demo test test-all test-fast test-cuda test-mps test-mps-address-spaces test-neuron test-page lint bench accept clean
 
 install: $(VENV)/.installed
 
@@ -41,21 +41,33 @@ test: install
 	$(BIN)/python tests/lowerings/mps/on_device.py
 else
 test: test-fast
-	$(BIN)/pytest tests/lowerings tests/invariance -q --durations=15 $(addprefix --ignore=tests/lowerings/,$(OTHER_DEVICES))
+	$(BIN)/pytest tests -n 2 --dist loadfile -q --durations=20 --ignore=tests/graph $(addprefix --ignore=tests/lowerings/,$(OTHER_DEVICES))
 	$(MAKE) test-cuda
 endif
 
 # Triton kernels in the interpreter, and Inductor's code for an H100: no GPU
 test-cuda: install
-	TRITON_INTERPRET=1 $(BIN)/pytest tests/lowerings/cuda -q --ignore=tests/lowerings/cuda/test_code_generation.py
+	TRITON_INTERPRET=1 $(BIN)/pytest tests/lowerings/cuda -n 2 -q --ignore=tests/lowerings/cuda/test_code_generation.py
 	$(BIN)/pytest tests/lowerings/cuda/test_code_generation.py -q
 
-# kernels of other devices, proved without them: Metal through a C++ shim (wants clang++), NKI through an emulator
+# every architecture in every dtype along every axis, 10,000 random graphs: hours
+test-all: install
+	$(BIN)/pytest tests/suite -q --thorough --durations=30 --bi-table benchmarks/results/suite.md
+
+# kernels of other devices, proved without them: Metal through a C++ shim, NKI through an emulator
 test-mps test-neuron: test-%: install
 	$(BIN)/pytest tests/lowerings/$* -q
 
+# g++ has no address spaces in C++: this check of the Metal text wants clang++
+test-mps-address-spaces: install
+	$(BIN)/pytest tests/lowerings/mps -q -m needs_clang
+
+# the page of a report in a real browser (wants chromium)
+test-page: install
+	$(BIN)/python -m tests.inspection.browser_page
+
 accept: install
-	EXPECTTEST_ACCEPT=1 $(BIN)/pytest tests/graph -q
+	EXPECTTEST_ACCEPT=1 $(BIN)/pytest tests/graph tests/inspection/test_goldens.py -q
 
 bench: install
 	$(BIN)/python -m benchmarks

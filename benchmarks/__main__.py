@@ -3,12 +3,13 @@
 python -m benchmarks
 """
 
-import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import torch
+
+from benchmarks.timing import processor
 
 TABLES = {
     "GEMM": "benchmarks.gemm",
@@ -19,21 +20,14 @@ TABLES = {
 RESULTS = Path(__file__).parent / "results" / "cpu.md"
 
 
-def cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
 def main() -> None:
     from lowerings.cpu import build
 
     parts = [
         "# CPU: time against stock torch",
-        f"{cpu_name()}, {torch.get_num_threads()} threads, kernels for {build.host_isa()}; "
+        f"{processor()}, {torch.get_num_threads()} threads, kernels for {build.host_isa()}; "
         f"torch {torch.__version__}, {build.compiler()[1]}. `speed / stock` above 1: ours is faster. "
-        "Variants take turns in one process; medians.",
+        "Variants take turns in one process; medians; CPU time of the thread for one thread, else wall time.",
     ]
     for title, module in TABLES.items():
         command = [sys.executable, "-m", module]

@@ -1,20 +1,18 @@
 """Attention on the CPU against F.scaled_dot_product_attention: Markdown, variants interleaved, medians.
 
-    python -m benchmarks.attention --threads 1 --dtypes float32 bfloat16
-
-With one thread the clock is the thread's CPU time, so that other load on the host moves little.
+python -m benchmarks.attention --threads 1 2 --dtypes float32 bfloat16
 """
 
 import argparse
-import platform
-import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+
+import bi_inductor.ops
+from benchmarks.timing import clock_for, geometric_mean, interleaved, markdown
+
+assert bi_inductor.ops.SCHEMAS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,66 +48,52 @@ def cases() -> list[Case]:
     return prefill + grouped + decode + few
 
 
-def medians(
-    variants: list[Callable[[], object]], clock: Callable[[], float], seconds: float
-) -> list[float]:
-    times: list[list[float]] = [[] for _ in variants]
-    for run in variants:
-        run()
-    end = time.perf_counter() + seconds
-    while len(times[0]) < 5 or (time.perf_counter() < end and len(times[0]) < 200):
-        for run, seen in zip(variants, times, strict=True):
-            start = clock()
-            run()
-            seen.append(clock() - start)
-    return [statistics.median(seen) * 1e6 for seen in times]
-
-
-def measure(case: Case, dtype: torch.dtype, threads: int, seconds: float) -> str:
+def measure(case: Case, dtype: torch.dtype, threads: int, seconds: float) -> tuple[float, float]:
+    """Seconds of stock and of ours."""
     q_shape = (case.batch, case.queries, case.heads, case.dim)
     kv_shape = (case.batch, case.keys, case.kv_heads, case.dim)
     q, k, v = (torch.randn(s).to(dtype).transpose(1, 2) for s in (q_shape, kv_shape, kv_shape))
-    ours, stock = medians(
-        [
-            lambda: torch.ops.bi_inductor.attention(
-                q, k, v, None, is_causal=case.is_causal, split_size=512
-            ),
-            lambda: F.scaled_dot_product_attention(
+    t = interleaved(
+        {
+            "stock": lambda: F.scaled_dot_product_attention(
                 q, k, v, is_causal=case.is_causal, enable_gqa=case.heads != case.kv_heads
             ),
-        ],
-        time.thread_time if threads == 1 else time.perf_counter,
-        seconds,
+            "ours": lambda: torch.ops.bi_inductor.attention(
+                q, k, v, None, is_causal=case.is_causal, split_size=512
+            ),
+        },
+        rounds=200,
+        seconds=seconds,
+        clock=clock_for(threads),
     )
-    name = str(dtype).removeprefix("torch.")
-    return f"| {name} | {case} | {ours:.0f} | {stock:.0f} | {ours / stock:.2f} |"
+    return t["stock"], t["ours"]
 
 
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor()
+def table(dtype: torch.dtype, threads: int, seconds: float) -> str:
+    rows, ratios = [], []
+    for case in cases():
+        stock, ours = measure(case, dtype, threads, seconds)
+        ratios.append(stock / ours)
+        rows.append((case, f"{stock * 1e6:.0f}", f"{ours * 1e6:.0f}", f"{ratios[-1]:.2f}"))
+    title = f"### {str(dtype).removeprefix('torch.')}, {threads} thread(s)\n\n"
+    end = f"\n\nGeometric mean {geometric_mean(ratios):.2f}, lowest {min(ratios):.2f}.\n"
+    return title + markdown(("shape", "stock us", "ours us", "speed / stock"), rows) + end
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     parser.add_argument("--seconds", type=float, default=0.5, help="per row of the table")
     args = parser.parse_args()
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("bi_inductor::attention", "CPU"):
-        from lowerings.cpu.build import load
+    from lowerings.cpu.build import load
 
-        load()
+    load()
     torch.manual_seed(0)
-    torch.set_num_threads(args.threads)
-    print(f"{processor()}, {args.threads} thread(s), torch {torch.__version__}\n")
-    print("| dtype | shape | ours, us | stock, us | ours / stock |")
-    print("|---|---|---|---|---|")
-    for dtype in args.dtypes:
-        for case in cases():
-            print(measure(case, getattr(torch, dtype), args.threads, args.seconds), flush=True)
+    for threads in args.threads:
+        torch.set_num_threads(threads)
+        for dtype in args.dtypes:
+            print(table(getattr(torch, dtype), threads, args.seconds), flush=True)
 
 
 if __name__ == "__main__":

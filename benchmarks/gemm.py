@@ -1,26 +1,21 @@
 """Matrix products: ours against stock torch, side by side, as Markdown.
 
-    python benchmarks/gemm.py --threads 1 2 --dtype float32 bfloat16 --out benchmarks/results/gemm.md
+    python -m benchmarks.gemm --threads 1 2 --dtype float32 bfloat16
 
-Every round times stock and ours one after the other; the figure is the ratio of medians, stock / ours, so
-that above 1.00 we are faster. With one thread the clock is the CPU time of the thread, with more it is wall
-time. For M <= 16 the weights rotate over more than 120 MB, as they do in decoding.
+The figure is stock time / our time: above 1.00 we are faster. For M <= 16 the weights rotate over more than 120 MB, as they do in decoding.
 """
 
 import argparse
 import importlib
 import itertools
 import math
-import platform
-import statistics
 import sys
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 import bi_inductor.ops
+from benchmarks.timing import clock_for, geometric_mean, interleaved, repeats_for
 
 assert bi_inductor.ops.SCHEMAS
 
@@ -56,27 +51,17 @@ def compare(
     m: int, k: int, n: int, layout: str, dtype: torch.dtype, threads: int, budget: float, split: int
 ) -> tuple[float, float]:
     """Median seconds of stock and of ours for one shape."""
-    clock = time.thread_time if threads == 1 else time.perf_counter
     a, weights = operands(m, k, n, layout, dtype)
-    pair = calls(layout, dtype, split)
-    times: tuple[list[float], list[float]] = ([], [])
     rotation = itertools.cycle(weights)
-    repeat = 1
-    for call in pair:
-        call(a, next(rotation))
-    start = time.perf_counter()
-    pair[0](a, next(rotation))
-    once = time.perf_counter() - start
-    if once < 2e-4:
-        repeat = min(20, math.ceil(2e-4 / once))
-    end = time.perf_counter() + budget
-    while len(times[0]) < 7 or time.perf_counter() < end:
-        for call, seconds in zip(pair, times, strict=True):
-            start = clock()
-            for _ in range(repeat):
-                call(a, next(rotation))
-            seconds.append((clock() - start) / repeat)
-    return statistics.median(times[0]), statistics.median(times[1])
+    stock, ours = calls(layout, dtype, split)
+    t = interleaved(
+        {"stock": lambda: stock(a, next(rotation)), "ours": lambda: ours(a, next(rotation))},
+        rounds=10**6,
+        seconds=budget,
+        repeat=min(20, repeats_for(lambda: stock(a, next(rotation)), 2e-4)),
+        clock=clock_for(threads),
+    )
+    return t["stock"], t["ours"]
 
 
 def table(
@@ -103,8 +88,7 @@ def table(
                 row.append(f"{stock / ours:.2f}")
             lines.append(f"| {k}x{n} | " + " | ".join(row) + " |")
             print(lines[-1], file=sys.stderr, flush=True)
-    mean = math.exp(statistics.fmean(map(math.log, ratios)))
-    lines += ["", f"Geometric mean {mean:.2f}, lowest {min(ratios):.2f}.", ""]
+    lines += ["", f"Geometric mean {geometric_mean(ratios):.2f}, lowest {min(ratios):.2f}.", ""]
     print(lines[-2], file=sys.stderr, flush=True)
     return lines, ratios
 
@@ -126,22 +110,17 @@ def main() -> None:
     parser.add_argument(
         "--library", help="load this kernel library instead of building the package's own"
     )
-    parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     if args.library:
         torch.ops.load_library(args.library)
     else:
         importlib.import_module("lowerings.cpu.build").load()
-    lines = ["# Matrix products on the CPU: stock time / our time", ""]
-    lines += [f"{platform.processor() or platform.machine()}, torch {torch.__version__}", ""]
-    lines += [f"`python {' '.join(sys.argv)}`", ""]
+    lines = []
     for name, threads, layout in itertools.product(args.dtype, args.threads, args.layout):
         torch.set_num_threads(threads)
         lines += table(getattr(torch, name), threads, layout, args)[0]
     text = "\n".join(lines)
     print(text)
-    if args.out:
-        args.out.write_text(text)
 
 
 if __name__ == "__main__":

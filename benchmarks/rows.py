@@ -1,20 +1,19 @@
 """Row kernels against ATen: interleaved rounds, medians, Markdown out.
 
-    python benchmarks/rows.py [--threads 1 2] [--quick] [--filter softmax]
+    python -m benchmarks.rows [--threads 1 2] [--quick] [--filter softmax] [--all]
 
-Both sides are called through ``torch.ops``, allocation included. With one thread the figure is CPU
-time of the thread, with more it is wall time. ``ratio`` is ours / ATen: below 1 we are faster.
+Both sides are called through ``torch.ops``, allocation included. ``speed / stock`` above 1: we are faster.
 Needs the kernels: ``tests/lowerings/rows_library.py`` builds them if nobody has registered any.
 """
 
 import argparse
-import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
+
+from benchmarks.timing import clock_for, geometric_mean, interleaved, markdown, repeats_for
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "lowerings"))
 from rows_library import load
@@ -87,40 +86,44 @@ def row_ops(x: torch.Tensor) -> dict[str, tuple[Call, Call]]:
     }
 
 
-def once(call: Call, repeats: int, clock: Callable[[], int]) -> float:
-    begin = clock()
-    for _ in range(repeats):
-        call()
-    return (clock() - begin) / repeats / 1000
-
-
-def compare(ours: Call, aten: Call, rounds: int, threads: int) -> tuple[float, float]:
-    """Median microseconds of each, in alternating rounds of about a millisecond."""
-    clock = time.thread_time_ns if threads == 1 else time.perf_counter_ns
-    for call in (ours, aten):
-        once(call, 3, clock)
-    repeats = max(1, int(1000 / max(once(aten, 3, clock), 1)))
-    samples: tuple[list[float], list[float]] = ([], [])
-    for _ in range(rounds):
-        samples[0].append(once(ours, repeats, clock))
-        samples[1].append(once(aten, repeats, clock))
-    return statistics.median(samples[0]), statistics.median(samples[1])
-
-
-def table(threads: int, rounds: int, shapes: list[tuple[int, int]], only: str) -> Iterator[str]:
+def cells(
+    threads: int, rounds: int, shapes: list[tuple[int, int]], only: str
+) -> Iterator[tuple[str, str, str, float, float]]:
+    """(op, dtype, shape, seconds of ATen, seconds of ours)."""
     torch.set_num_threads(threads)
-    yield f"\n### {threads} thread(s)\n"
-    yield "| op | dtype | M x N | ours us | ATen us | ratio |"
-    yield "|---|---|---|---|---|---|"
     for dtype in (torch.float32, torch.bfloat16):
         for m, n in shapes:
             x = torch.randn(m, n).to(dtype)
             for name, (ours, aten) in row_ops(x).items():
                 if only and name not in only.split(","):
                     continue
-                a, b = compare(ours, aten, rounds, threads)
+                t = interleaved(
+                    {"ours": ours, "aten": aten},
+                    rounds=rounds,
+                    repeat=repeats_for(aten, 1e-3),
+                    clock=clock_for(threads),
+                )
                 kind = str(dtype).removeprefix("torch.")
-                yield f"| {name} | {kind} | {m} x {n} | {a:.2f} | {b:.2f} | {a / b:.2f} |"
+                yield name, kind, f"{m} x {n}", t["aten"], t["ours"]
+
+
+def every_cell(found: list[tuple[str, str, str, float, float]]) -> str:
+    rows = [
+        (*what, f"{aten * 1e6:.2f}", f"{ours * 1e6:.2f}", f"{aten / ours:.2f}")
+        for *what, aten, ours in found
+    ]
+    return markdown(("op", "dtype", "M x N", "ATen us", "ours us", "speed / stock"), rows)
+
+
+def summary(found: list[tuple[str, str, str, float, float]]) -> str:
+    """One row per op and dtype: geometric mean over the shapes, and the slowest shape."""
+    rows = []
+    for op, dtype in dict.fromkeys((op, dtype) for op, dtype, *_ in found):
+        ratios = {s: aten / ours for o, d, s, aten, ours in found if (o, d) == (op, dtype)}
+        shape = min(ratios, key=ratios.__getitem__)
+        mean = geometric_mean(list(ratios.values()))
+        rows.append((op, dtype, f"{mean:.2f}", f"{ratios[shape]:.2f}", shape))
+    return markdown(("op", "dtype", "geometric mean", "lowest", "at M x N"), rows)
 
 
 def main() -> None:
@@ -128,15 +131,16 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--quick", action="store_true", help="five shapes")
+    parser.add_argument("--all", action="store_true", help="print every cell")
     parser.add_argument("--filter", default="", help="op names, separated by commas")
     args = parser.parse_args()
     load()
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}")
     for threads in args.threads:
         shapes = QUICK if args.quick else SHAPES
-        for line in table(threads, args.rounds, shapes, args.filter):
-            print(line, flush=True)
+        found = list(cells(threads, args.rounds, shapes, args.filter))
+        show = every_cell if args.all else summary
+        print(f"\n### {threads} thread(s)\n\n{show(found)}", flush=True)
 
 
 if __name__ == "__main__":

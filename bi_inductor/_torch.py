@@ -3,37 +3,86 @@
 Where releases differ, the feature is asked for, not the version.
 """
 
+import contextlib
+import os
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch._decomp import core_aten_decompositions
 from torch._dynamo import config as _dynamo_config
-from torch._dynamo import maybe_mark_dynamic
+from torch._dynamo import lookup_backend, maybe_mark_dynamic
+from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+from torch._dynamo.backends.common import aot_autograd
 from torch._guards import TracingContext
+from torch._guards import tracing as tracing_context
+from torch._higher_order_ops.flex_attention import flex_attention
 from torch._inductor import config as _inductor_config
 from torch._inductor.compile_fx import compile_fx
 from torch._inductor.custom_graph_pass import CustomGraphPass
 from torch._inductor.decomposition import select_decomp_table
+from torch._inductor.runtime.cache_dir_utils import cache_dir as inductor_cache_dir
+from torch._logging._internal import trace_structured
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.fx import GraphModule, Node
+from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+from torch.nn.attention.flex_attention import _vmap_for_bhqkv as vmap_for_bhqkv
+from torch.utils._filelock import FileLock as file_lock
+from torch.utils._python_dispatch import _disable_current_modes
 
 from bi_inductor.errors import UnsupportedTorchError
 
 __all__ = [
+    "OWN_CALL",
     "CustomGraphPass",
+    "FakeTensorMode",
     "InputSource",
     "TracingContext",
+    "TransformGetItemToIndex",
+    "aot_autograd",
+    "boxed",
     "check_version",
     "compile_fx",
+    "core_aten_decompositions",
+    "fake_like",
+    "fake_on",
+    "fake_vector",
+    "file_lock",
+    "flex_attention",
     "graph_break_of",
+    "in_backward",
+    "inductor_cache_dir",
     "inductor_setting_names",
     "input_source",
     "is_backward",
+    "is_composite",
+    "is_data_dependent",
     "keep_compiling",
+    "lookup_backend",
     "maybe_mark_dynamic",
+    "outside_of_modes",
+    "root_cause",
     "select_decomp_table",
     "size_hint",
+    "trace_structured",
+    "tracing",
+    "user_line",
+    "vmap_for_bhqkv",
+    "with_state",
+    "without_recompile_limit",
 ]
 
 SUPPORTED = ((2, 11), (2, 14))
+#: the reason given to ``torch.compiler.disable`` for code that calls our templates itself
+OWN_CALL = "bi_inductor runs its own templates here"
 _NO_LIMIT = 1 << 30
 
 
@@ -69,10 +118,21 @@ def keep_compiling() -> None:
         setattr(_dynamo_config, name, max(_NO_LIMIT, getattr(_dynamo_config, name)))
 
 
+@contextlib.contextmanager
+def without_recompile_limit() -> Iterator[None]:
+    """Inside, Dynamo compiles every batch size; at its limit it would run the rest by stock eager kernels."""
+    with _dynamo_config.patch(recompile_limit=2**16, accumulated_recompile_limit=2**16):
+        yield
+
+
 def graph_break_of(gm: GraphModule) -> str | None:
-    """Why and where Dynamo ended this graph early, or None if it did not."""
+    """Why and where Dynamo ended this graph early, or None if it did not or ended it for a call of ours."""
     reason = getattr(gm, "compile_subgraph_reason", None)
-    if reason is None or not getattr(reason, "graph_break", False):
+    if (
+        reason is None
+        or not getattr(reason, "graph_break", False)
+        or OWN_CALL in str(reason.reason)
+    ):
         return None
     where = reason.user_stack[-1] if reason.user_stack else None
     text = str(reason.reason).splitlines()[0]
@@ -116,3 +176,104 @@ def is_backward(node: Node) -> bool:
     return node.meta.get("partitioner_tag") == "is_backward" or bool(
         node.meta.get("autograd_backward", False)
     )
+
+
+def boxed(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Give ``fn`` the calling convention of compiled code: one list of inputs."""
+
+    def call(inputs: list[Any]) -> Any:
+        return fn(*inputs)
+
+    call._boxed_call = True  # type: ignore[attr-defined]
+    return call
+
+
+def fake_on(mode: FakeTensorMode, x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a fake tensor like ``x`` that says it is on ``device``; a meta tensor has no device of its own."""
+    if x.device.type != "meta":
+        return mode.from_tensor(x)
+    fake = FakeTensor(mode, x.detach(), device)
+    if not isinstance(x, torch.nn.Parameter):
+        return fake.requires_grad_(x.requires_grad)
+    return torch.nn.Parameter(fake, requires_grad=x.requires_grad)
+
+
+@contextlib.contextmanager
+def with_state(model: torch.nn.Module, state: dict[str, torch.Tensor]) -> Iterator[None]:
+    """Inside, ``model`` has these parameters and buffers; tied ones stay tied."""
+    from torch.nn.utils.stateless import _reparametrize_module
+
+    with _reparametrize_module(model, state, tie_weights=True):
+        yield
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return what a compiler's exception was raised for."""
+    seen = {id(error)}
+    while True:
+        inner = getattr(error, "inner_exception", None) or error.__cause__
+        if inner is None or id(inner) in seen:
+            return error
+        seen.add(id(inner))
+        error = inner
+
+
+def user_line(error: BaseException) -> str:
+    """Return `` at file:line`` of the last line of the user's code that an error went through, or nothing."""
+    ours = (os.path.dirname(torch.__file__), os.path.dirname(__file__), "<")
+    traced = getattr(error, "real_stack", None)
+    # without a traced stack, the first frame outside is the caller of the tool
+    frames = list(traced) if traced else traceback.extract_tb(error.__traceback__)[1:]
+    outside = [f for f in frames if not f.filename.startswith(ours)]
+    return f" at {outside[-1].filename}:{outside[-1].lineno}" if outside else ""
+
+
+def is_data_dependent(error: BaseException) -> bool:
+    """Whether a fake tensor was asked for its numbers."""
+    return isinstance(error, (DataDependentOutputException, DynamicOutputShapeException))
+
+
+def in_backward() -> bool:
+    """Whether autograd's engine is running on this thread."""
+    return torch._C._current_graph_task_id() != -1
+
+
+def is_composite(func: OpOverload) -> bool:
+    """Whether torch opens this op into others by itself."""
+    return func._can_decompose()
+
+
+def fake_vector(dtype: torch.dtype, device: str) -> torch.Tensor:
+    """A fake vector of symbolic length in a mode of its own, to compile an elementwise kernel with."""
+    mode = FakeTensorMode(shape_env=ShapeEnv())
+    context: Any = StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DYNAMIC])
+    example = torch.empty(96, dtype=dtype, device=device)
+    return mode.from_tensor(example, symbolic_context=context)
+
+
+def fake_like(vector: torch.Tensor, dtype: torch.dtype, *, is_vector: bool) -> torch.Tensor:
+    """A fake tensor as long as ``vector``, or one number, in its mode."""
+    assert isinstance(vector, FakeTensor)
+    with vector.fake_mode:
+        shape = vector.shape if is_vector else ()
+        return torch.empty(shape, dtype=dtype, device=vector.device)
+
+
+@contextlib.contextmanager
+def tracing(vector: torch.Tensor) -> Iterator[None]:
+    """Let AOTAutograd find the mode and the symbols of ``vector`` inside the block."""
+    assert isinstance(vector, FakeTensor)
+    with tracing_context(TracingContext(vector.fake_mode)):
+        yield
+
+
+@contextlib.contextmanager
+def outside_of_modes() -> Iterator[None]:
+    """Compile inside the block as if nothing were switched on around it: grad, autocast, dispatch modes."""
+    with (
+        _disable_current_modes(),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch._C._DisableFuncTorch(),
+    ):
+        yield

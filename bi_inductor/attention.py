@@ -1,4 +1,4 @@
-"""``F.scaled_dot_product_attention`` as one op of ours, with its gradient.
+"""``F.scaled_dot_product_attention`` as one op of ours, with its gradient. ``flex_attention`` has its own file.
 
 It is replaced in the Dynamo graph: below AOTAutograd it has already become a library call of one device.
 """
@@ -19,8 +19,10 @@ UNPLANNED = 0
 
 
 def open_attention(gm: GraphModule) -> GraphModule:
-    """Replace every ``F.scaled_dot_product_attention`` without dropout; changes ``gm`` in place."""
-    changed = False
+    """Replace ``F.scaled_dot_product_attention`` without dropout and ``flex_attention``; changes ``gm`` in place."""
+    from bi_inductor.flex_attention import open_flex_attention  # which calls ``attention`` below
+
+    changed = open_flex_attention(gm)
     for node in gm.graph.find_nodes(op="call_function", target=_SDPA):
         dropout = node.args[4] if len(node.args) > 4 else node.kwargs.get("dropout_p", 0.0)
         if isinstance(dropout, (int, float)) and dropout == 0:

@@ -107,8 +107,9 @@ def open_graph(gm: GraphModule, *, device: str, options: Options, batch: Any) ->
     graph_break = _torch.graph_break_of(gm)
     if graph_break:
         warnings.warn(
-            f"graph break at {graph_break}: the code behind it runs stock eager kernels, which "
-            "bi_inductor does not cover. Compile with fullgraph=True to make it an error",
+            f"graph break at {graph_break}: the code behind it runs stock eager kernels. Call the model "
+            "inside bi_inductor.batch_invariant_mode(), which runs that code through the same templates, or "
+            "compile with fullgraph=True to make it an error",
             stacklevel=2,
         )
     with _LOCK:

@@ -1,12 +1,12 @@
 """Inductor's decompositions, less those that would open what a plan must see whole."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from bi_inductor._torch import select_decomp_table
+from bi_inductor._torch import core_aten_decompositions, select_decomp_table
 
 #: Kept whole, with the reason: matmuls decompose by M or N (to mul + sum); norms, softmax and reductions
 #: open into parts whose rounding Inductor may fuse; ordered adds become atomics.
@@ -24,6 +24,9 @@ KEPT_WHOLE = (
 _FORWARDING = ("var.default", "var.dim", "var_mean.default", "var_mean.dim")
 
 
+_Table = TypeVar("_Table", bound=dict[Any, Callable[..., Any]])
+
+
 class DecompositionTable(dict[Any, Callable[..., Any]]):
     """A table that pickles as a call of its factory: its content follows torch's and our version only.
 
@@ -37,8 +40,16 @@ class DecompositionTable(dict[Any, Callable[..., Any]]):
 
 
 def decomposition_table() -> DecompositionTable:
-    """Return the table to hand to AOTAutograd."""
-    table = DecompositionTable(select_decomp_table())
+    """Return the table to hand to AOTAutograd when Inductor compiles."""
+    return _without_templates(DecompositionTable(select_decomp_table()))
+
+
+def core_table() -> dict[Any, Callable[..., Any]]:
+    """The same over core ATen, for compilers that know no op of Inductor."""
+    return _without_templates(dict(core_aten_decompositions()))
+
+
+def _without_templates(table: _Table) -> _Table:
     for name in KEPT_WHOLE:
         packet = getattr(torch.ops.aten, name, None)
         if packet is None:

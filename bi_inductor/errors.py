@@ -24,15 +24,25 @@ class BatchInvariantError(RuntimeError):
 class VariantOpError(BatchInvariantError):
     """An op whose bits follow the batch by definition: no kernel can help, the model has to change."""
 
-    def __init__(self, op: str, where: Where, reason: str, remedy: str) -> None:
+    def __init__(
+        self,
+        op: str,
+        where: Where,
+        reason: str,
+        remedy: str,
+        *,
+        accept: str = "options={'on_variant': 'warn'}",
+    ) -> None:
         self.op, self.where, self.reason, self.remedy = op, where, reason, remedy
-        super().__init__(
-            f"{op}{where} {reason}; {remedy}, or accept it with options={{'on_variant': 'warn'}}"
-        )
+        super().__init__(f"{op}{where} {reason}; {remedy}, or accept it with {accept}")
 
 
 class UnknownOpError(VariantOpError):
     """An op without a rule: nothing is known about its bits, so nothing is promised."""
+
+
+class UnsupportedOpError(VariantOpError):
+    """An op whose template has no lowering on the device of its graph."""
 
 
 class PlanError(BatchInvariantError):
@@ -59,6 +69,14 @@ class UnsupportedTorchError(BatchInvariantError):
 
 class UnsupportedDeviceError(BatchInvariantError):
     """A device without lowerings, or a graph that spans several devices."""
+
+
+class NoPlanError(UnsupportedDeviceError):
+    """A template or dtype that the plans of a device do not cover."""
+
+
+class InspectionError(BatchInvariantError):
+    """A model or an input that the inspection tools cannot work with: one sentence for the command line."""
 
 
 class LoweringError(BatchInvariantError):

@@ -11,9 +11,16 @@ _LIB = torch.library.Library("bi_inductor", "DEF")
 
 #: op name -> schema. Shapes: ``a [M, K]``, ``b [K, N]`` with any strides; rows never see each other.
 SCHEMAS: dict[str, str] = {
-    # matmul family: out = alpha * (a @ b) + beta * bias, bias broadcastable to the product
-    "mm": "(Tensor a, Tensor b, Tensor? bias=None, *, Scalar alpha=1, Scalar beta=1, int split_size) -> Tensor",
-    "bmm": "(Tensor a, Tensor b, Tensor? bias=None, *, Scalar alpha=1, Scalar beta=1, int split_size) -> Tensor",
+    # matmul family: out = alpha * (a @ b) + beta * bias, bias broadcastable to the product; `uniform` pins one tile
+    # for every shape (CPU), which changes no bit
+    "mm": (
+        "(Tensor a, Tensor b, Tensor? bias=None, *, Scalar alpha=1, Scalar beta=1, int split_size, bool uniform=False)"
+        " -> Tensor"
+    ),
+    "bmm": (
+        "(Tensor a, Tensor b, Tensor? bias=None, *, Scalar alpha=1, Scalar beta=1, int split_size, bool uniform=False)"
+        " -> Tensor"
+    ),
     "grouped_mm": "(Tensor a, Tensor b, Tensor? offs=None, Tensor? bias=None, *, int split_size) -> Tensor",
     "convolution": (
         "(Tensor x, Tensor weight, Tensor? bias, SymInt[] stride, SymInt[] padding, SymInt[] dilation,"

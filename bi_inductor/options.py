@@ -8,6 +8,8 @@ from bi_inductor.errors import OptionError
 
 OnVariant = Literal["error", "warn"]
 Tiling = Literal["auto", "uniform"]
+MpsTier = Literal["portable", "simdgroup"]
+MpsFallback = Literal["none", "cpu_float64"]
 
 #: Modes of torch.compile. Autotuning chooses among kernels by timing, so it is accepted for graphs only.
 MODES = ("default", "reduce-overhead")
@@ -19,22 +21,47 @@ class Options:
 
     on_variant: ``"error"`` refuses an op that mixes samples or cannot be proved; ``"warn"`` goes on and
         records it in the certificate.
-    tiling: ``"auto"`` lets the schedule follow the shape; ``"uniform"`` pins one schedule for every shape.
-        The bits are the same.
+    tiling: ``"auto"`` lets the schedule follow the shape; ``"uniform"`` computes every product with one tile
+        and one way through its operands (CPU). The bits are the same.
     batch_dims: input name -> its batch dimension, or ``None`` for an input that is shared by the batch.
         Inputs not named follow the default: dimension 0.
+    mps_tier: on Apple GPUs, ``"portable"`` has the same bits on every one of them; ``"simdgroup"`` multiplies
+        by simdgroup_matrix, whose order is the GPU's.
+    mps_fallback: ``"cpu_float64"`` computes sums, products and attention of mps tensors on the CPU in float64.
     inductor: further Inductor settings, none of which may contradict a pin.
     """
 
     on_variant: OnVariant = "error"
     tiling: Tiling = "auto"
     batch_dims: tuple[tuple[str, int | None], ...] = ()
+    mps_tier: MpsTier = "portable"
+    mps_fallback: MpsFallback = "none"
     cudagraphs: bool = False
     inductor: tuple[tuple[str, Any], ...] = field(default=())
 
     def __post_init__(self) -> None:
         _choose("on_variant", self.on_variant, get_args(OnVariant))
         _choose("tiling", self.tiling, get_args(Tiling))
+        _choose("mps_tier", self.mps_tier, get_args(MpsTier))
+        _choose("mps_fallback", self.mps_fallback, get_args(MpsFallback))
+        if self.mps_tier != "portable" and self.mps_fallback != "none":
+            raise OptionError(
+                f"mps_tier={self.mps_tier!r} computes on the GPU and mps_fallback={self.mps_fallback!r} on the CPU; "
+                "give one of them"
+            )
+
+    def target(self, device: str) -> str:
+        """The device whose plans to use, with its tier: ``"cpu"``, ``"mps"``, ``"mps/simdgroup"``.
+
+        Raises:
+            OptionError: an option of another device.
+        """
+        tier = self.mps_fallback if self.mps_fallback != "none" else self.mps_tier
+        if tier == "portable":
+            return device
+        if device != "mps":
+            raise OptionError(f"mps_tier and mps_fallback are for mps; this graph is on {device}")
+        return f"{device}/{tier}"
 
 
 def make_options(

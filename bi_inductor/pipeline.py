@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch.fx import Graph, GraphModule
 
-from bi_inductor import _torch, certificates
+from bi_inductor import _torch, certificates, trace
 from bi_inductor.attention import open_attention
 from bi_inductor.batch import BatchSpec, infer_batch_spec, is_tangent
-from bi_inductor.cache import sources_digest
+from bi_inductor.cache import clean_once, remove_unfinished_libraries, sources_digest
 from bi_inductor.decompositions import decomposition_table
-from bi_inductor.errors import UnsupportedDeviceError
+from bi_inductor.errors import OptionError, UnsupportedDeviceError
 from bi_inductor.options import Options, make_options
 from bi_inductor.plan import make_plan
 from bi_inductor.rewrite import rewrite
@@ -32,27 +32,62 @@ def compile_graph(
     pins = _inductor.pins()
     chosen = make_options(mode, options, pins)
     device = graph_device(gm, example_inputs)
+    if chosen.tiling == "uniform" and device == "cuda":
+        raise OptionError(f'tiling="uniform" is not made for {device}; leave it "auto"')
     table.load(device)
     _torch.keep_compiling()
     inputs = batch_of_inputs(gm, chosen)
     unite_batch_sizes(gm, inputs)
-    gm = open_attention(gm)
+    with trace.op_diff("open_attention", gm.graph):
+        gm = open_attention(gm)
     record = certificates.open_graph(gm, device=device, options=chosen, batch=inputs)
+    plan = PlanPass(chosen.target(device), chosen, inputs, record)
+    compile_planned = table.compiler_of(device)
+    if compile_planned is not None:
+        _refuse_inductor_settings(chosen, device)
     patches = {
         **pins,
         **dict(chosen.inductor),
         **({"triton.cudagraphs": True} if chosen.cudagraphs else {}),
-        "joint_custom_pre_pass": PlanPass(device, chosen, inputs, record),
+        "joint_custom_pre_pass": plan,
     }
-    compiled: Callable[..., Any] = _torch.compile_fx(  # type: ignore[assignment]
-        gm,
-        list(example_inputs),
-        inner_compile=_inductor.compile_pinned,
-        config_patches=patches,
-        decompositions=decomposition_table(),
-    )
+
+    def compiled() -> Callable[..., Any]:
+        record.planned.clear()
+        if compile_planned is not None:
+            handed: Callable[..., Any] = compile_planned(gm, list(example_inputs), plan)
+            return handed
+        made: Callable[..., Any] = _torch.compile_fx(  # type: ignore[assignment]
+            gm,
+            list(example_inputs),
+            inner_compile=_inductor.compile_pinned,
+            config_patches=patches,
+            decompositions=decomposition_table(),
+        )
+        return made
+
+    made = _on_clean_cache(compiled)
     record.close()
-    return compiled
+    return made
+
+
+def _on_clean_cache(compiled: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+    """Compile; again if the first try failed on a library that a killed compiler had left unfinished."""
+    clean_once()
+    try:
+        return compiled()
+    except Exception:
+        if not remove_unfinished_libraries():
+            raise
+        return compiled()
+
+
+def _refuse_inductor_settings(options: Options, device: str) -> None:
+    given = [name for name, _ in options.inductor] + ["mode"] * options.cudagraphs
+    if given:
+        raise OptionError(
+            f"{', '.join(given)}: Inductor does not compile for {device}, so none of its settings apply"
+        )
 
 
 def graph_device(gm: GraphModule, example_inputs: Sequence[Any]) -> str:
@@ -155,7 +190,10 @@ class PlanPass(_torch.CustomGraphPass):
             on_variant=self.options.on_variant,
         )
         self.record.add(planned)
-        rewrite(gm, planned)
+        trace.show_plan(planned)
+        with trace.op_diff("rewrite", graph):
+            rewrite(gm, planned, uniform=self.options.tiling == "uniform")
+        trace.show_graph(gm)
 
     def uuid(self) -> Any:
         """What shapes the generated code and is no Inductor setting."""

@@ -1,5 +1,6 @@
 """``make_plan``: read a graph, give every node a verdict and every sum a plan. Changes nothing."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -10,9 +11,11 @@ from torch.fx import GraphModule, Node
 
 from bi_inductor.batch import BatchSpec, is_tangent
 from bi_inductor.errors import (
+    LoweringError,
+    NoPlanError,
     PlanError,
     UnknownOpError,
-    UnsupportedDeviceError,
+    UnsupportedOpError,
     VariantOpError,
     Where,
 )
@@ -27,7 +30,11 @@ OnVariant = Literal["error", "warn"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One node with its verdict; a PLANNED one has a template and a plan."""
+    """One node with its verdict; a PLANNED one has a template and a plan.
+
+    ``reduced``: the extents that it adds up. ``batch_dim``: the dim of its result that carries the batch.
+    ``blame``: the earlier node at fault, if it is not this one.
+    """
 
     node: Node
     verdict: Verdict
@@ -35,6 +42,9 @@ class Step:
     plan: Plan | None = None
     reason: str = ""
     remedy: str = ""
+    blame: Node | None = None
+    reduced: tuple[Extent | None, ...] = ()
+    batch_dim: int | None = None
 
     def text(self) -> str:
         """Return one line without anything that a batch size could change."""
@@ -90,6 +100,7 @@ def make_plan(
     Raises:
         VariantOpError: an op mixes samples.
         UnknownOpError: an op has no rule.
+        UnsupportedOpError: an op has a template that the device has no plan for.
         PlanError: a plan that would depend on the size of the batch.
     """
     if training is None:
@@ -170,12 +181,19 @@ class _Planner:
         if found.verdict in (Verdict.BATCH_COUPLED, Verdict.UNKNOWN):
             self._mixes(node, found, is_backward)
             return
+        try:
+            plan = self._plan(node, found, batch_sum=_counts(found.result))
+        except NoPlanError as error:
+            self._unsupported(node, found, str(error))
+            return
         step = Step(
             node=node,
             verdict=found.verdict,
             template=found.template,
-            plan=self._plan(node, found, batch_sum=_counts(found.result)),
+            plan=plan,
             reason=found.reason,
+            reduced=found.reduced,
+            batch_dim=_batch_dim(found.result),
         )
         self.steps[node] = step
         if found.over_batch:
@@ -188,7 +206,10 @@ class _Planner:
         blamed = found.blame or node
         if not allowed and self.on_variant == "error":
             raise _error(blamed, found)
-        plan = self._plan(node, found, batch_sum=True)
+        try:
+            plan = self._plan(node, found, batch_sum=True)
+        except NoPlanError:
+            plan = None
         reason = f"{found.reason} (a gradient or loss)" if allowed else found.reason
         step = Step(
             node=node,
@@ -197,9 +218,32 @@ class _Planner:
             plan=plan,
             reason=reason,
             remedy=found.remedy,
+            blame=found.blame,
+            reduced=found.reduced,
+            batch_dim=_batch_dim(found.result),
         )
         self.steps[node] = step
         (self.allowed if allowed else self.variants).append(step)
+
+    def _unsupported(self, node: Node, found: Judgement, reason: str) -> None:
+        refused = Judgement(
+            verdict=Verdict.UNSUPPORTED,
+            reason=f"has no lowering on this device: {reason}",
+            remedy="compute it in another dtype, or keep it out of the graph with torch.compiler.disable",
+        )
+        if self.on_variant == "error":
+            raise _error(node, refused)
+        step = Step(
+            node=node,
+            verdict=refused.verdict,
+            template=found.template,
+            reason=refused.reason,
+            remedy=refused.remedy,
+            reduced=found.reduced,
+            batch_dim=_batch_dim(found.result),
+        )
+        self.steps[node] = step
+        self.variants.append(step)
 
     def _is_loss(self, node: Node) -> bool:
         """A sum over the batch whose result meets no sample again before the backward."""
@@ -229,7 +273,7 @@ class _Planner:
             else self.flow.batch_symbols,
             node=node,
         )
-        return device_plan(key)
+        return device_plan(key, found.template)
 
     def _leave(self) -> tuple[int | None, ...]:
         """Whatever leaves the graph must be in the order of the batch."""
@@ -268,6 +312,10 @@ def _leaving_problem(value: Value) -> tuple[str, str, object] | None:
 def _counts(result: Result) -> bool:
     """Whether a node counts over the batch on purpose: exact, and followed by the proof of routing."""
     return isinstance(result, Value) and isinstance(result.fact, WHOLE_BATCH)
+
+
+def _batch_dim(result: Result) -> int | None:
+    return result.batch_dim if isinstance(result, Value) else None
 
 
 def _checked(result: Result, node: Node) -> Result:
@@ -334,19 +382,24 @@ def plan_key(
     return PlanKey(template=type(template), reduced=tuple(extents), dtype=dtype, device=device)
 
 
-def device_plan(key: PlanKey) -> Plan:
+def device_plan(key: PlanKey, template: Template) -> Plan:
     """Return the plan of a key from the plans of its device.
 
     Raises:
         UnsupportedDeviceError: the device has no plans.
+        NoPlanError: the device has plans, and none for this template, kind or dtype.
     """
-    import importlib
+    from lowerings.table import plans_of
 
+    plans = plans_of(key.device)
+    # a key has no kind, so a device whose kernels lack one says so in ``refusal``
+    refused = plans.refusal(template) if hasattr(plans, "refusal") else None
+    if refused is not None:
+        raise NoPlanError(refused)
     try:
-        plans = importlib.import_module(f"lowerings.{key.device}.plans")
-    except ModuleNotFoundError as error:
-        raise UnsupportedDeviceError(f"there are no plans for the device {key.device!r}") from error
-    plan: Plan = plans.plan_for(key)
+        plan: Plan = plans.plan_for(key)
+    except (ValueError, LoweringError) as error:
+        raise NoPlanError(str(error)) from None
     return plan
 
 
@@ -359,12 +412,18 @@ def op_name(node: Node) -> str:
     )
 
 
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+
+
 def where(node: Node) -> Where:
-    """Return the user's source line and module of a node."""
+    """Return the user's source line and module of a node; a line of torch where it has no other."""
     lines = [
         line.strip() for line in (node.meta.get("stack_trace") or "").splitlines() if line.strip()
     ]
-    place = next((i for i in reversed(range(len(lines))) if lines[i].startswith('File "')), None)
+    frames = [i for i in reversed(range(len(lines))) if lines[i].startswith('File "')]
+    # torch.nn.functional is traced like a user's file
+    own = (i for i in frames if not lines[i].startswith(f'File "{_TORCH}'))
+    place = next(own, frames[0] if frames else None)
     line = code = ""
     if place is not None:
         parts = lines[place].split('"')
@@ -376,13 +435,20 @@ def where(node: Node) -> Where:
     return Where(line=line, code=code, module=paths[-1] if paths else "")
 
 
+_ERRORS = {Verdict.UNKNOWN: UnknownOpError, Verdict.UNSUPPORTED: UnsupportedOpError}
+
+
 def _error(node: Node, found: Judgement) -> VariantOpError:
-    kind = UnknownOpError if found.verdict is Verdict.UNKNOWN else VariantOpError
+    kind = _ERRORS.get(found.verdict, VariantOpError)
     original = node.meta.get("original_aten")
     name = op_name(node)
     if original is not None and str(original) != name:
         name = f"{name} (part of {original})"
-    remedy = found.remedy
-    if "batch_norm" in str(original):
-        remedy = "call model.eval(), or use a norm over the features (GroupNorm, LayerNorm)"
-    return kind(name, where(node), found.reason, remedy)
+    return kind(name, where(node), found.reason, remedy_of(node, found.remedy))
+
+
+def remedy_of(node: Node, remedy: str) -> str:
+    """Return what to do about a node that mixes samples: the op's remedy, or that of what it is a part of."""
+    if "batch_norm" in str(node.meta.get("original_aten")):
+        return "call model.eval(), or use a norm over the features (GroupNorm, LayerNorm)"
+    return remedy

@@ -15,11 +15,14 @@ _aten = torch.ops.aten
 _ours = torch.ops.bi_inductor
 
 
-def rewrite(gm: GraphModule, planned: Planned) -> GraphModule:
-    """Replace the planned nodes of ``gm`` in place and return it; ``meta`` goes to the new nodes."""
+def rewrite(gm: GraphModule, planned: Planned, *, uniform: bool = False) -> GraphModule:
+    """Replace the planned nodes of ``gm`` in place and return it; ``meta`` goes to the new nodes.
+
+    ``uniform``: products get one tile for every shape (``options={"tiling": "uniform"}``).
+    """
     for step in planned.steps:
         if step.plan is not None:
-            _replace(gm, step)
+            _replace(gm, step, uniform)
         elif step.node.target in (_aten.as_strided.default, _aten.as_strided_scatter.default):
             _replace_strides(gm, step.node)
     gm.graph.eliminate_dead_code()
@@ -27,10 +30,10 @@ def rewrite(gm: GraphModule, planned: Planned) -> GraphModule:
     return gm
 
 
-def _replace(gm: GraphModule, step: Step) -> None:
+def _replace(gm: GraphModule, step: Step, uniform: bool) -> None:
     node = step.node
     with gm.graph.inserting_before(node):
-        made = _Builder(gm, step).build()
+        made = _Builder(gm, step, uniform).build()
     if made is None:
         return
     if isinstance(made, tuple):
@@ -73,8 +76,9 @@ def _replace_tuple(gm: GraphModule, node: Node, made: tuple[Node | None, ...]) -
 class _Builder:
     """Makes the nodes that stand for one step, one method per template."""
 
-    def __init__(self, gm: GraphModule, step: Step) -> None:
+    def __init__(self, gm: GraphModule, step: Step, uniform: bool) -> None:
         assert step.plan is not None
+        self.schedule = {"uniform": True} if uniform else {}
         self.gm, self.step, self.node, self.plan = gm, step, step.node, step.plan
         self.args = bind(step.node)
         self.fake: Any = step.node.meta["val"]
@@ -121,7 +125,7 @@ def _fake_mode(node: Node) -> Any:
 
 
 def _matmul(b: _Builder) -> Node:
-    a, numbers = b.args, b.plan.numbers()
+    a, numbers = b.args, {**b.plan.numbers(), **b.schedule}
     name = b.node.target._schema.name.split("::")[1]  # type: ignore[union-attr]
     for operand in ("self", "mat1", "mat2", "batch1", "batch2"):
         if isinstance(a.get(operand), Node) and "out_dtype" in a:
@@ -322,6 +326,14 @@ def _topk(b: _Builder) -> tuple[Node | None, ...]:
 
 def _sort(b: _Builder) -> tuple[Node | None, ...]:
     a = b.args
+    if (
+        b.plan.order == "exact-ranks"
+    ):  # a stable sort is the top n; this device's own sort is not stable
+        count = b.fake[0].shape[a["dim"]] if b.fake[0].dim() else 1
+        if isinstance(count, torch.SymInt):
+            count = b.call(_aten.sym_size.int, a["self"], a["dim"], fake=count)
+        made = b.call(_ours.topk.default, a["self"], count, a["dim"], bool(a["descending"]), True)
+        return b.item(made, 0), b.item(made, 1)
     made = b.call(
         _aten.sort.stable, a["self"], stable=True, dim=a["dim"], descending=bool(a["descending"])
     )

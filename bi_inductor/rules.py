@@ -30,6 +30,7 @@ class Verdict(Enum):
     PLANNED = "planned"
     BATCH_COUPLED = "coupled"
     UNKNOWN = "unknown"
+    UNSUPPORTED = "unsupported"  # has a template, and the device has no lowering for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -300,7 +301,7 @@ def _rules_table() -> dict[OpOverload, Rule]:
             lambda call: t.VarMean(dims=call.dims("dim"), keepdim=bool(call.get("keepdim"))), _over_dims,
         ),
         **_rule(
-            "_softmax _log_softmax", mixing.along("normalises along"),
+            "_softmax _log_softmax", mixing.along("normalises"),
             lambda call: t.Softmax(dim=call.dim("dim"), log="log" in _name(call)), _over_dim,
         ),
         **_rule(
@@ -312,7 +313,7 @@ def _rules_table() -> dict[OpOverload, Rule]:
             lambda call: t.RmsNorm(dims=len(call["normalized_shape"])), _last("normalized_shape"), "input",
         ),
         **_rule(
-            "cumsum cumprod logcumsumexp", mixing.along("adds up along"),
+            "cumsum cumprod logcumsumexp", mixing.along("adds up"),
             lambda call: t.Scan(kind=_name(call), dim=call.dim("dim")), _over_dim,
         ),
         **_rule("scatter_add scatter_reduce.two", indexing.scatter, _scatter, _none),
@@ -383,9 +384,15 @@ _REMEDIES = {
     "_unique2": "use a fixed number of classes instead of the values that are present",
     "_transformer_encoder_layer_fwd": "turn it off with torch.backends.mha.set_fastpath_enabled(False)",
     "_native_multi_head_attention": "turn it off with torch.backends.mha.set_fastpath_enabled(False)",
+    "mkldnn_rnn_layer": "turn it off with torch.backends.mkldnn.flags(enabled=False)",
     "flex_attention": "use F.scaled_dot_product_attention",
 }
 _REMEDY = "use ops with a rule (bi_inductor.rules), or keep it out of the graph with torch.compiler.disable"
+
+
+def remedy_of(name: str) -> str:
+    """Return what to do about an op without a rule."""
+    return _REMEDIES.get(name, _REMEDY)
 
 
 @lru_cache(maxsize=1)
@@ -431,7 +438,7 @@ def judge(node: Node, flow: Flow, *, training: bool = False, backward: bool = Fa
             over_batch=True,
         )
     name = target._schema.name.split("::")[1]
-    return _unknown(_REMEDIES.get(name, _REMEDY))
+    return _unknown(remedy_of(name))
 
 
 def _rule_of(target: OpOverload) -> Rule | None:
@@ -499,7 +506,7 @@ def _judge_other(node: Node) -> Judgement:
     if not isinstance(fake, (torch.Tensor, tuple, list)) and module in _SCALAR_MODULES:
         return Judgement(verdict=Verdict.INVARIANT)
     name = getattr(node.target, "__name__", str(node.target))
-    return _unknown(_REMEDIES.get(name, _REMEDY))
+    return _unknown(remedy_of(name))
 
 
 def _unknown(remedy: str) -> Judgement:

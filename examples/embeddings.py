@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# the loaders' own bars would run through the tables below
+os.environ.setdefault("TQDM_DISABLE", "1")
 
 import torch
 from rich.console import Console

@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# the loaders' own bars would run through the tables below
+os.environ.setdefault("TQDM_DISABLE", "1")
 
 import torch
 from rich.console import Console
@@ -94,9 +96,7 @@ def answer(
     """Last-token logits (raw bytes) and greedy answer of one row of a left-padded batch."""
     mask, ids = tokens["attention_mask"], tokens["input_ids"]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.config)
-    for layer in cache.layers:
-        layer.lazy_initialization(*_no_keys(model, len(ids)))
+    cache = new_cache(model, len(ids))
     first, said = b"", []
     for step in range(new_tokens):
         logits = model(
@@ -115,6 +115,14 @@ def answer(
     return first, tuple(said)
 
 
+def new_cache(model: PreTrainedModel, batch: int) -> DynamicCache:
+    """A cache whose layers exist before the first step: the compiled block then meets one kind of cache."""
+    cache = DynamicCache(config=model.config)
+    for layer in cache.layers:
+        layer.lazy_initialization(*_no_keys(model, batch))
+    return cache
+
+
 def _no_keys(model: PreTrainedModel, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     config = model.config
     width = config.hidden_size // config.num_attention_heads
@@ -129,6 +137,7 @@ def main() -> None:
     )
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     args = parser.parse_args()
+    transformers_logging.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning)
     transformers_logging.disable_progress_bar()
     console = Console()

@@ -25,6 +25,7 @@ from torch._inductor.codegen.cpp import (
     CppVecKernel,
     CppVecOverrides,
 )
+from torch._inductor.codegen.mps import MetalScheduling
 from torch._inductor.compile_fx import compile_fx_inner
 from torch._inductor.virtualized import V
 
@@ -78,7 +79,7 @@ def pins() -> dict[str, Any]:
 class PinnedChoices(InductorChoices):
     """No decision about the order of a reduction looks at anything but its length.
 
-    Its presence as ``V.choices`` also marks a compilation as ours, for the CPU scheduling below.
+    Its presence as ``V.choices`` also marks a compilation as ours, for the scheduling below.
     """
 
     @staticmethod
@@ -98,7 +99,7 @@ class PinnedChoices(InductorChoices):
 
 def compile_pinned(graph: Any, example_inputs: Any, **kwargs: Any) -> Any:
     """``compile_fx_inner`` with our choices, and an audit of the code that it wrote."""
-    _install_scheduling()
+    install_scheduling()
     with V.set_choices_handler(PinnedChoices()):
         compiled = compile_fx_inner(graph, example_inputs, **kwargs)
     source = getattr(compiled, "source_code", None)
@@ -295,6 +296,10 @@ class _KernelProxy(CppKernelProxy):
     tile2d_kernel_cls = _Tile2DKernel
 
 
+#: Exact in any order: Inductor may generate these itself.
+_ORDER_FREE = frozenset({"max", "min", "any", "argmax", "argmin", "xor_sum"})
+
+
 class CpuScheduling(CppScheduling):
     """Inductor's C++ scheduling for pointwise kernels; refuses a reduction whose order matters."""
 
@@ -306,28 +311,30 @@ class CpuScheduling(CppScheduling):
         Raises:
             LoweringError: the kernel holds a sum, product, scan or Welford reduction.
         """
-        refuse_ordered_reductions(node)
+        _refuse_reductions(node, _ORDER_FREE)
         super().codegen_node(node)
 
 
-# --- scheduling of every device ---------------------------------------------------------------------------------
+class MpsScheduling(MetalScheduling):
+    """Inductor's Metal scheduling for pointwise kernels."""
 
-#: Exact in any order: Inductor may generate these itself.
-_ORDER_FREE = frozenset({"max", "min", "any", "argmax", "argmin", "xor_sum"})
+    def codegen_node(self, node: Any) -> None:
+        """Generate one fused kernel.
+
+        Raises:
+            LoweringError: the kernel reduces floats: even Metal's maximum may lose a NaN, by the thread that met it.
+        """
+        _refuse_reductions(node, frozenset({"any"}))
+        super().codegen_node(node)
 
 
-def refuse_ordered_reductions(node: Any) -> None:
-    """Raise if a fused kernel reduces in an order that Inductor would choose.
-
-    Raises:
-        LoweringError: the kernel holds a sum, product, scan or Welford reduction.
-    """
+def _refuse_reductions(node: Any, order_free: frozenset[str]) -> None:
     for part in node.get_nodes():
         data = getattr(part.node, "data", None)
         kind = getattr(data, "reduction_type", None) or type(data).__name__
         exact = isinstance(data, ir.Sort) or (
             isinstance(data, ir.Reduction)
-            and (kind in _ORDER_FREE or not data.dtype.is_floating_point)
+            and (kind in order_free or not data.dtype.is_floating_point)
         )
         if part.is_reduction() and not exact:
             raise LoweringError(
@@ -337,37 +344,41 @@ def refuse_ordered_reductions(node: Any) -> None:
 
 
 def _checked(scheduling: Any) -> Any:
-    """A scheduling of any device that refuses what the CPU's refuses."""
+    """Stock scheduling, for the GPU, that refuses a reduction whose order matters."""
     generate = scheduling.codegen_node
 
     def codegen_node(node: Any) -> Any:
-        refuse_ordered_reductions(node)
+        _refuse_reductions(node, _ORDER_FREE)
         return generate(node)
 
     scheduling.codegen_node = codegen_node
     return scheduling
 
 
-def _install_scheduling() -> None:
-    """Let the code generation of each device ask whose compilation it serves; ordinary Inductor is untouched."""
+_SCHEDULING: dict[str, type | None] = {"cpu": CpuScheduling, "cuda": None, "mps": MpsScheduling}
+
+
+def install_scheduling() -> None:
+    """Let code generation ask whose compilation it serves; ordinary Inductor is untouched."""
     _common.init_backend_registration()
-    for name in ("cpu", "cuda"):
+    for name, ours in _SCHEDULING.items():
         device = _common.device_codegens.get(name)
-        if device is None or getattr(device.scheduling, "_bi_inductor", False):
-            continue
-        _common.device_codegens[name] = dataclasses.replace(
-            device, scheduling=_ours_or(device.scheduling, name)
-        )
+        if device is not None and not getattr(device.scheduling, "_bi_inductor", False):
+            chosen = _chooser(ours, device.scheduling)
+            _common.device_codegens[name] = dataclasses.replace(device, scheduling=chosen)
 
 
-def _ours_or(stock: Callable[[Any], Any], name: str) -> Callable[[Any], Any]:
-    def scheduling(scheduler: Any) -> Any:
+def _chooser(ours: type | None, stock: Any) -> Any:
+    """A class, because Inductor asks a device's scheduling what it is a subclass of."""
+
+    def choose(cls: type, scheduler: Any) -> Any:
         if not isinstance(V.choices, PinnedChoices):
             return stock(scheduler)
-        return CpuScheduling(scheduler) if name == "cpu" else _checked(stock(scheduler))  # type: ignore[no-untyped-call]
+        return _checked(stock(scheduler)) if ours is None else ours(scheduler)
 
-    scheduling._bi_inductor = True  # type: ignore[attr-defined]
-    return scheduling
+    # 2.11 to 2.14 register a function for some devices
+    base = stock if isinstance(stock, type) else object
+    return type("Scheduling", (base,), {"__new__": choose, "_bi_inductor": True})
 
 
 @contextlib.contextmanager

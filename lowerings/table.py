@@ -2,7 +2,9 @@
 
 import functools
 import importlib
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 from bi_inductor.errors import UnsupportedDeviceError
 
@@ -10,16 +12,31 @@ from bi_inductor.errors import UnsupportedDeviceError
 LOWERINGS: dict[str, str] = {
     "cpu": "lowerings.cpu",
     "cuda": "lowerings.cuda",
+    "mps": "lowerings.mps",
+    "neuron": "lowerings.neuron",
 }
+
+#: devices whose plans can be made, printed and compared on any machine; only those of LOWERINGS compile
+PLANNED: tuple[str, ...] = ("cpu", "cuda", "mps", "neuron")
 
 
 def plans_of(device: str) -> ModuleType:
     """The plans of a device: plain data, no toolchain.
 
+    ``"mps/simdgroup"`` is a device with one of its tiers: the plans of ``mps``, which read it in the key.
+
+    ``plan_for(key)`` gives the plan, or raises ValueError or LoweringError. A device whose kernels lack a kind
+    of a template also has ``refusal(template)``: a sentence, or None.
+
     Raises:
-        UnsupportedDeviceError: there are no lowerings for ``device``.
+        UnsupportedDeviceError: there are no plans for ``device``.
     """
-    return importlib.import_module(_module_of(device) + ".plans")
+    name = device.partition("/")[0]
+    if name not in PLANNED:
+        raise UnsupportedDeviceError(
+            f"there are no plans for device {device!r}; use one of {', '.join(PLANNED)}"
+        )
+    return importlib.import_module(f"lowerings.{name}.plans")
 
 
 @functools.cache
@@ -31,6 +48,11 @@ def load(device: str) -> None:
         CompilerMissingError: the device's toolchain is not installed.
     """
     importlib.import_module(_module_of(device)).load()
+
+
+def compiler_of(device: str) -> Callable[..., Any] | None:
+    """A device's own ``compile_planned(gm, example_inputs, plan)``, or None where Inductor compiles for it."""
+    return getattr(importlib.import_module(_module_of(device)), "compile_planned", None)
 
 
 def _module_of(device: str) -> str:

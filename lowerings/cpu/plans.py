@@ -7,6 +7,7 @@ import torch
 from bi_inductor import templates as t
 from bi_inductor.templates import Plan, PlanKey, Template
 
+EXECUTED = "AVX-512, AVX2 and portable builds"
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 

@@ -8,6 +8,9 @@ from bi_inductor import templates as t
 from bi_inductor.errors import LoweringError
 from bi_inductor.templates import Plan, PlanKey, Template
 
+#: where the kernels were run, for the support matrix
+EXECUTED = "one H100"
+
 #: longer than the reduced extent of any model: one chain over K, as the tensor core adds it
 CHAIN = 1 << 20
 #: elements of one piece of a float32 product
@@ -68,6 +71,17 @@ PLANS = (
     Row(templates=(t.AvgPool,), dtypes=_FLOATS, order="window-row-major"),
     Row(templates=(t.TopK, t.Sort), dtypes=None, order="exact-stable"),
 )
+
+
+#: kinds of a reduction that have a kernel, or whose result has no order to keep
+KINDS = ("sum", "mean", "norm", "amax", "amin", "any", "all", "argmax", "argmin")
+
+
+def refusal(template: Template) -> str | None:
+    """Return why a template has no kernel although its type has one, or None."""
+    if isinstance(template, t.Reduction) and template.kind not in KINDS:
+        return f"CUDA has no kernel for {template.kind}; there are {', '.join(KINDS)}"
+    return None
 
 
 def plan_for(key: PlanKey) -> Plan:

@@ -9,7 +9,17 @@ import torch
 
 def implementations() -> dict[str, Callable[..., Any]]:
     """Name in ``torch.ops.bi_inductor`` -> launcher; an op that is not here is not available on mps."""
-    from lowerings.mps import attention, convolution, matmul, norm, reduction, scan, softmax
+    from lowerings.mps import (
+        attention,
+        convolution,
+        matmul,
+        norm,
+        order,
+        reduction,
+        scan,
+        scatter,
+        softmax,
+    )
 
     return {
         "mm": matmul.mm,
@@ -22,15 +32,23 @@ def implementations() -> dict[str, Callable[..., Any]]:
         "layer_norm": norm.layer_norm,
         "rms_norm": norm.rms_norm,
         "scan": scan.scan,
+        "grouped_mm": order.grouped_mm,
+        "avg_pool": order.avg_pool,
+        "topk": order.topk,
+        "scatter_add": scatter.scatter_add,
+        "index_add": scatter.index_add,
+        "index_put_add": scatter.index_put_add,
+        "embedding_bag": scatter.embedding_bag,
     }
 
 
 @lru_cache(maxsize=1)
 def load() -> torch.library.Library:
     """Register the launchers for mps tensors, once a process; needs no Mac, only running them does."""
-    import bi_inductor.ops  # noqa: F401
+    import bi_inductor.fakes  # noqa: F401
+    from lowerings.mps.fallback import routed
 
     library = torch.library.Library("bi_inductor", "IMPL", "MPS")  # type: ignore[no-untyped-call]
     for name, launcher in implementations().items():
-        library.impl(name, launcher)  # type: ignore[no-untyped-call]
+        library.impl(name, routed(name, launcher))  # type: ignore[no-untyped-call]
     return library

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from bi_inductor.errors import LoweringError
 from lowerings.mps import library, plans, schedules
 from lowerings.mps.schedules import AttentionSchedule
 
@@ -48,7 +49,8 @@ def attention_with(
     dtype = _check(q, k, v, split_size)
     batch, heads, queries, dim = q.shape
     keys, value_dim = v.shape[2:]
-    out = q.new_empty(batch, heads, queries, value_dim)
+    # heads inside, as models want it back and the fake kernel promises
+    out = q.new_empty(batch, queries, heads, value_dim).transpose(1, 2)
     lse = q.new_full((batch, heads, queries), -torch.inf, dtype=torch.float32)
     library.check_size("attention", q, k, v, out)
     if not out.numel() or not keys:
@@ -80,7 +82,7 @@ def attention_with(
     library.launch(lib.bi_attention, *args, groups=groups, size=schedule.threads)
     if schedule.by_piece:
         rows = [batch * heads * queries]
-        merged = (partial, out, lse, [pieces])
+        merged = (partial, out, lse, [pieces, heads, queries])
         library.launch(lib.bi_attention_merge, *merged, groups=rows, size=schedule.threads)
     return out, lse
 
@@ -105,11 +107,13 @@ def _span(
 def _check(q: Tensor, k: Tensor, v: Tensor, split_size: int) -> str:
     library.check_number("attention", "split_size", split_size, plans.ATTENTION_SPLIT)
     if {k.dtype, v.dtype} != {q.dtype}:
-        raise ValueError(f"attention: q, k, v are {q.dtype}, {k.dtype}, {v.dtype}; use one dtype")
+        raise LoweringError(
+            f"attention: q, k, v are {q.dtype}, {k.dtype}, {v.dtype}; use one dtype"
+        )
     if q.shape[1] % k.shape[1] or k.shape[1] != v.shape[1]:
-        raise ValueError(
+        raise LoweringError(
             f"attention: {q.shape[1]} query heads over {k.shape[1]} key and {v.shape[1]} value heads"
         )
     if max(q.shape[3], v.shape[3]) > MAX_HEAD_DIM:
-        raise ValueError(f"attention: head dims up to {MAX_HEAD_DIM}, got {tuple(q.shape)}")
+        raise LoweringError(f"attention: head dims up to {MAX_HEAD_DIM}, got {tuple(q.shape)}")
     return library.metal_type(q.dtype, "attention")

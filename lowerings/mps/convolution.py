@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bi_inductor.errors import LoweringError
 from lowerings.mps.matmul import bmm
 
 
@@ -56,7 +57,7 @@ def _windows(
     for d, (w, s, g) in enumerate(zip(window, stride, dilation, strict=True), start=2):
         places = (x.shape[d] - g * (w - 1) - 1) // s + 1
         if places <= 0:
-            raise ValueError(f"convolution: a window of {w} does not fit {x.shape[d]} elements")
+            raise LoweringError(f"convolution: a window of {w} does not fit {x.shape[d]} elements")
         size.append(places)
         step.append(x.stride(d) * s)
     for d, (w, g) in enumerate(zip(window, dilation, strict=True), start=2):

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from bi_inductor.errors import LoweringError
 from lowerings.mps import library, plans, schedules
 from lowerings.mps.schedules import Gemv, Tile
 
@@ -16,9 +17,13 @@ def mm(
     alpha: Number = 1,
     beta: Number = 1,
     split_size: int,
+    uniform: bool = False,
 ) -> Tensor:
     """``alpha * (a [M, K] @ b [K, N]) + beta * bias``; bias broadcasts to the product."""
-    return bmm(a[None], b[None], bias, alpha=alpha, beta=beta, split_size=split_size)[0]
+    out = bmm(
+        a[None], b[None], bias, alpha=alpha, beta=beta, split_size=split_size, uniform=uniform
+    )
+    return out[0]
 
 
 def bmm(
@@ -29,10 +34,14 @@ def bmm(
     alpha: Number = 1,
     beta: Number = 1,
     split_size: int,
+    uniform: bool = False,
 ) -> Tensor:
-    """``a [B, M, K] @ b [B, K, N]`` with any strides; float32, float16 or bfloat16, all of one dtype."""
+    """``a [B, M, K] @ b [B, K, N]`` with any strides; float32, float16 or bfloat16, all of one dtype.
+
+    ``uniform`` takes one tile for every number of rows: the same bits.
+    """
     return bmm_with(
-        schedules.matmul_schedule(a.shape[1]),
+        schedules.UNIFORM if uniform else schedules.matmul_schedule(a.shape[1]),
         a,
         b,
         bias,
@@ -102,7 +111,7 @@ def _check(a: Tensor, b: Tensor, bias: Tensor | None, split_size: int) -> str:
     kinds = {x.dtype for x in (a, b, bias) if x is not None}
     if len(kinds) != 1 or not a.dtype.is_floating_point:
         names = ", ".join(sorted(map(str, kinds)))
-        raise ValueError(f"mm: operands must share one floating dtype on mps, got {names}")
+        raise LoweringError(f"mm: operands must share one floating dtype on mps, got {names}")
     if a.shape[0] != b.shape[0] or a.shape[2] != b.shape[1]:
-        raise ValueError(f"mm: shapes {tuple(a.shape)} and {tuple(b.shape)} do not multiply")
+        raise LoweringError(f"mm: shapes {tuple(a.shape)} and {tuple(b.shape)} do not multiply")
     return library.metal_type(a.dtype, "mm")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from bi_inductor.errors import LoweringError
 from lowerings.mps import library, plans
 from lowerings.mps.reduction import norm_library
 from lowerings.mps.rows import Rows, trailing
@@ -19,7 +20,11 @@ def layer_norm(
     *,
     lanes: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``((x - mean) * rstd) * weight + bias``, one rounding an operation; mean and rstd are float32."""
+    """``((x - mean) * rstd) * weight + bias``, one rounding an operation.
+
+    mean and rstd have the dtype of ``x``, and float32 where the weight has another one.
+    """
+    mixed = weight is not None and weight.dtype != x.dtype
     rows, out, (mean, rstd) = _prepare(x, shape, lanes, "layer_norm", 2)
     if out.numel():
         weight, bias, w_type = _affine(x, weight, bias)
@@ -29,7 +34,8 @@ def layer_norm(
         weights = (unused, unused if bias is None else bias)
         args = (rows.x, out, mean, rstd, weights[0], weights[1], p, [float(eps)])
         library.launch(lib.bi_layer_norm, *args, groups=[rows.groups(rows.width)], size=256)
-    return out, mean, rstd
+    statistics = torch.float32 if mixed else x.dtype
+    return out, mean.to(statistics), rstd.to(statistics)
 
 
 def rms_norm(
@@ -53,7 +59,7 @@ def _prepare(
     library.check_size(op, x)
     library.metal_type(x.dtype, op)
     if tuple(x.shape[x.dim() - len(shape) :]) != tuple(shape):
-        raise ValueError(f"{op}: {tuple(shape)} is not the end of {tuple(x.shape)}")
+        raise LoweringError(f"{op}: {tuple(shape)} is not the end of {tuple(x.shape)}")
     kept = [*x.shape[: x.dim() - len(shape)], *[1] * len(shape)]
     made = [torch.empty(kept, dtype=torch.float32, device=x.device) for _ in range(statistics)]
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)

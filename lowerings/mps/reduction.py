@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bi_inductor.errors import LoweringError
 from lowerings.mps import library, plans
 from lowerings.mps.rows import Rows, normal_dims, rows_of
 
@@ -63,7 +64,7 @@ def reduction(
     out_dtype = dtype or _result_dtype(x, kind)
     rows = rows_of(x, dims_)
     if not rows.extent and fold not in _IDENTITY and kind not in ("any", "all"):
-        raise ValueError(f"reduction: {kind} over no elements of {tuple(x.shape)} has no value")
+        raise LoweringError(f"reduction: {kind} over no elements of {tuple(x.shape)} has no value")
     if not rows.extent:
         value = float("nan") if kind.startswith("mean") else _IDENTITY.get(fold, kind == "all")
         return _shaped(x.new_full((rows.rows,), value, dtype=out_dtype), x, dims_, keepdim)
@@ -121,7 +122,7 @@ def _run(rows: Rows, width: int, name: str, out: Tensor, p: list[int]) -> None:
 def _arg(x: Tensor, kind: str, dims: tuple[int, ...]) -> Tensor:
     rows = rows_of(x, dims)
     if not rows.extent:
-        raise ValueError(f"reduction: {kind} over no elements of {tuple(x.shape)} has no value")
+        raise LoweringError(f"reduction: {kind} over no elements of {tuple(x.shape)} has no value")
     out = x.new_empty(rows.rows, dtype=torch.int64)
     p = [*_numbers(rows), 1, _MAX if kind == "argmax" else _MIN]
     _run(rows, rows.width, "bi_arg", out, p)
@@ -132,10 +133,12 @@ def _steps(kind: str, param: float) -> tuple[int, int, int]:
     if kind == "norm":
         if param not in NORMS:
             known = ", ".join(map(str, NORMS))
-            raise ValueError(f"reduction: norm of p={param} is not available on mps; p is {known}")
+            raise LoweringError(
+                f"reduction: norm of p={param} is not available on mps; p is {known}"
+            )
         return NORMS[param]
     if kind not in KINDS:
-        raise ValueError(f"reduction: unknown kind {kind!r}; known: {', '.join(KINDS)}")
+        raise LoweringError(f"reduction: unknown kind {kind!r}; known: {', '.join(KINDS)}")
     return KINDS[kind]
 
 

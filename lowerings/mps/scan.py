@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from bi_inductor.errors import LoweringError
 from lowerings.mps import library
 from lowerings.mps.rows import along
 
@@ -12,7 +13,7 @@ KINDS = ("cumsum", "cumprod", "logcumsumexp")
 def scan(x: Tensor, kind: str, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
     """One compensated chain along ``dim`` in float32 (int64 for integers), each element rounded once."""
     if kind not in KINDS:
-        raise ValueError(f"scan: unknown kind {kind!r}; known: {', '.join(KINDS)}")
+        raise LoweringError(f"scan: unknown kind {kind!r}; known: {', '.join(KINDS)}")
     library.check_size("scan", x)
     metal = library.metal_type(x.dtype, "scan")
     if not x.dim():
@@ -22,7 +23,7 @@ def scan(x: Tensor, kind: str, dim: int, *, dtype: torch.dtype | None = None) ->
     integers = not x.dtype.is_floating_point
     out_dtype = dtype or (torch.int64 if integers else x.dtype)
     if integers and kind == "logcumsumexp":
-        raise ValueError(f"scan: logcumsumexp needs a floating dtype, got {x.dtype}")
+        raise LoweringError(f"scan: logcumsumexp needs a floating dtype, got {x.dtype}")
     out = torch.empty(x.shape, dtype=out_dtype, device=x.device)
     if not out.numel():
         return out

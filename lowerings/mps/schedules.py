@@ -35,6 +35,8 @@ MATMUL: tuple[tuple[int | None, Tile | Gemv], ...] = (
     (64, Tile(block_m=32, block_n=32)),
     (None, Tile(block_m=64, block_n=64)),
 )
+#: The schedule of ``options={"tiling": "uniform"}``.
+UNIFORM = Tile(block_m=32, block_n=32)
 #: Threads of a row: one simdgroup up to this extent, a whole threadgroup above.
 ROW_SIMDGROUP_UP_TO = 2048
 #: Queries that share a threadgroup when there are at least as many, one otherwise.

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from bi_inductor.errors import UnsupportedDeviceError
 from lowerings.neuron.ops import Toolchain, register
 
 MIN_TORCH = (2, 13)  # the first release that TorchNeuron supports
@@ -43,11 +44,11 @@ def check_environment(environ: Mapping[str, str]) -> None:
     """Refuse settings that change results without the graph saying so.
 
     Raises:
-        RuntimeError: names the variable, its value and the remedy.
+        UnsupportedDeviceError: names the variable, its value and the remedy.
     """
     for name, values in _REFUSED_ENVIRONMENT.items():
         if environ.get(name) in values:
-            raise RuntimeError(
+            raise UnsupportedDeviceError(
                 f"{name}={environ[name]} rounds or casts tensors outside the plan, so a row's bits would "
                 f"not be its own; unset {name}"
             )
@@ -57,27 +58,29 @@ def check_environment(environ: Mapping[str, str]) -> None:
         and "--auto-cast=none" not in flags
         and "--auto-cast none" not in flags
     ):
-        raise RuntimeError(
+        raise UnsupportedDeviceError(
             f"NEURON_CC_FLAGS={flags!r} lets the compiler cast matmuls; use --auto-cast=none"
         )
     if environ.get("TORCH_NEURONX_DISABLE_FALLBACK_EXECUTION", "1") != "1":
-        raise RuntimeError(
+        raise UnsupportedDeviceError(
             "TORCH_NEURONX_DISABLE_FALLBACK_EXECUTION=0 lets ops run on the CPU without a word; set it to 1"
         )
 
 
 def check_torch(version: str) -> None:
-    """Refuse a torch that no TorchNeuron exists for (RuntimeError)."""
+    """Refuse a torch that no TorchNeuron exists for (UnsupportedDeviceError)."""
     release = tuple(int(part) for part in version.split("+")[0].split(".")[:2])
     if release < MIN_TORCH:
-        raise RuntimeError(f"torch {version} has no TorchNeuron; install torch 2.13 or 2.14")
+        raise UnsupportedDeviceError(
+            f"torch {version} has no TorchNeuron; install torch 2.13 or 2.14"
+        )
 
 
 def import_vendor(name: str) -> Any:
     """Import a vendor package; the packages of these names on the public index are placeholders.
 
     Raises:
-        RuntimeError: says whether nothing or a package that refuses to be imported was found.
+        UnsupportedDeviceError: says whether nothing or a package that refuses to be imported was found.
     """
     try:
         return importlib.import_module(name)
@@ -88,7 +91,7 @@ def import_vendor(name: str) -> Any:
             if found
             else f"no package {name}"
         )
-        raise RuntimeError(f"found {what}; {_INSTALL}") from error
+        raise UnsupportedDeviceError(f"found {what}; {_INSTALL}") from error
 
 
 def import_kernels() -> SimpleNamespace:
@@ -113,7 +116,7 @@ def load() -> None:
     """Register the Neuron ops with the vendor's toolchain, once per process.
 
     Raises:
-        RuntimeError: torch is too old, the toolchain is missing, or the environment changes bits.
+        UnsupportedDeviceError: torch is too old, the toolchain is missing, or the environment changes bits.
     """
     check_torch(torch.__version__)
     check_environment(os.environ)
@@ -121,7 +124,9 @@ def load() -> None:
     import_vendor("nki")
     vendor = import_vendor("torch_neuronx")
     if not hasattr(vendor, "nki_op"):
-        raise RuntimeError(f"torch_neuronx {vendor.__version__} has no nki_op; {_INSTALL}")
+        raise UnsupportedDeviceError(
+            f"torch_neuronx {vendor.__version__} has no nki_op; {_INSTALL}"
+        )
 
     def define(name: str, function: Any, fake: Any) -> None:
         # nki_op brings its own fake: AOTAutograd traces into the function

@@ -4,9 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from functorch.compile import make_boxed_func
-from torch.fx import GraphModule, Node
+from functorch.compile import aot_module_simplified, make_boxed_func
+from torch.fx import Graph, GraphModule, Node
 
+from bi_inductor.decompositions import core_table
+from bi_inductor.errors import LoweringError, UnsupportedDeviceError
 from bi_inductor.ops import SCHEMAS
 from lowerings.neuron.device import load, neuron_kind
 from lowerings.neuron.plans import plan_of
@@ -15,7 +17,7 @@ from lowerings.neuron.plans import plan_of
 INNER = {"native": "neuron", "xla": "openxla"}
 
 #: second net behind the rules of the planner: what neuronx-cc would compile per shape, in an order of its own
-_ADDS_UP = frozenset(
+ADDS_UP = frozenset(
     (
         "mm",
         "addmm",
@@ -54,6 +56,36 @@ _ADDS_UP = frozenset(
 )
 
 
+def compile_planned(
+    gm: GraphModule, example_inputs: Sequence[Any], plan: Callable[[Graph], None]
+) -> Callable[..., Any]:
+    """Trace a Dynamo graph, let ``plan`` rewrite it in place, and hand it to the vendor's compiler.
+
+    Raises:
+        UnsupportedDeviceError: dynamic shapes, or a graph that needs gradients.
+        LoweringError: see ``compile_graph``.
+    """
+    refuse_symbolic_shapes(gm, example_inputs)
+
+    def inference(graph: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        plan(graph.graph)
+        return compile_graph(graph, inputs)
+
+    def training(graph: GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
+        raise UnsupportedDeviceError(
+            "gradients have no Neuron kernels; call the compiled model under torch.no_grad()"
+        )
+
+    return aot_module_simplified(  # type: ignore[no-any-return]
+        gm,
+        list(example_inputs),
+        fw_compiler=training,
+        bw_compiler=training,
+        inference_compiler=inference,
+        decompositions=core_table(),
+    )
+
+
 def compile_graph(
     gm: GraphModule, example_inputs: Sequence[Any], *, inner: str | None = None
 ) -> Callable[..., Any]:
@@ -62,8 +94,8 @@ def compile_graph(
     ``inner`` defaults to the backend of the inputs' device. The result takes one list, as AOTAutograd asks.
 
     Raises:
-        RuntimeError: a symbolic shape, no NeuronCore among the inputs, or no such backend.
-        ValueError: an op without a Neuron kernel, or a plan number that the kernels were not written for.
+        UnsupportedDeviceError: a symbolic shape, no NeuronCore among the inputs, or no such backend.
+        LoweringError: an op without a Neuron kernel, or a plan number that the kernels were not written for.
     """
     refuse_symbolic_shapes(gm, example_inputs)
     if inner is None:
@@ -75,13 +107,13 @@ def compile_graph(
 
 
 def refuse_symbolic_shapes(gm: GraphModule, example_inputs: Sequence[Any]) -> None:
-    """Refuse graphs of ``dynamic=True`` (RuntimeError)."""
+    """Refuse graphs of ``dynamic=True`` (UnsupportedDeviceError)."""
     values = [n.meta.get("val") for n in gm.graph.nodes if n.op == "placeholder"]
     for value in [*values, *example_inputs]:
         sizes = value.shape if isinstance(value, torch.Tensor) else (value,)
         for size in sizes:
             if isinstance(size, torch.SymInt):
-                raise RuntimeError(
+                raise UnsupportedDeviceError(
                     f"dynamic shapes ({size}) cannot run on a NeuronCore: every shape is a program of its own. "
                     "Compile with dynamic=False, set torch._dynamo.config.automatic_dynamic_shapes = False, and "
                     "use lowerings.neuron.bucket_rows to keep the number of programs small"
@@ -89,11 +121,11 @@ def refuse_symbolic_shapes(gm: GraphModule, example_inputs: Sequence[Any]) -> No
 
 
 def find_backend(name: str) -> Callable[..., Any]:
-    """Return a backend of ``torch.compile`` by name; RuntimeError if it is not registered."""
+    """Return a backend of ``torch.compile`` by name; UnsupportedDeviceError if it is not registered."""
     registry: Any = torch._dynamo  # noqa: TID251  list_backends and lookup_backend are its public part
     known = registry.list_backends(exclude_tags=())
     if name not in known:
-        raise RuntimeError(
+        raise UnsupportedDeviceError(
             f"torch.compile has no backend {name!r} (it has {', '.join(known)}); install torch-neuronx from the "
             "AWS Neuron SDK and import torch_neuronx before compiling"
         )
@@ -104,7 +136,7 @@ def retarget(gm: GraphModule) -> GraphModule:
     """Replace every ``torch.ops.bi_inductor.<op>`` by its ``neuron_<op>``, in place; other nodes stay.
 
     Raises:
-        ValueError: an op without a kernel, a plan number of another device, or a sum left to the compiler.
+        LoweringError: an op without a kernel, a plan number of another device, or a sum left to the compiler.
     """
     for node in list(gm.graph.nodes):
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
@@ -112,8 +144,8 @@ def retarget(gm: GraphModule) -> GraphModule:
         namespace, name = node.target._schema.name.split("::")
         if namespace == "bi_inductor" and name in SCHEMAS:
             _retarget_node(gm, node, name)
-        elif namespace == "aten" and name in _ADDS_UP:
-            raise ValueError(
+        elif namespace == "aten" and name in ADDS_UP:
+            raise LoweringError(
                 f"{node.target}{_where(node)} was left to the Neuron compiler, which orders its additions by "
                 "shape; it has no rule or no kernel here, so keep it outside the compiled region"
             )
@@ -125,17 +157,19 @@ def retarget(gm: GraphModule) -> GraphModule:
 def _retarget_node(gm: GraphModule, node: Node, name: str) -> None:
     given = _arguments(node)
     try:
-        plan = plan_of(name)
+        numbers = plan_of(name).numbers()
     except ValueError as error:
-        raise ValueError(f"{error}{_where(node)}") from None
-    number = given.pop(plan.keyword)
-    if number != plan.number:
-        raise ValueError(
-            f"bi_inductor.{name}{_where(node)} has {plan.keyword}={number}, the NKI kernels were written for "
-            f"{plan.number}: the graph was planned for another device"
-        )
+        raise LoweringError(f"{error}{_where(node)}") from None
+    for keyword, wanted in numbers.items():
+        number = given.pop(keyword)
+        if number != wanted:
+            raise LoweringError(
+                f"bi_inductor.{name}{_where(node)} has {keyword}={number}, the NKI kernels were written for "
+                f"{wanted}: the graph was planned for another device"
+            )
+    given.pop("uniform", None)  # the tiles are the plan: there is no other schedule
     if name == "reduction" and given.pop("param"):
-        raise ValueError(f"bi_inductor.reduction{_where(node)}: no Neuron kernel takes a param")
+        raise LoweringError(f"bi_inductor.reduction{_where(node)}: no Neuron kernel takes a param")
     if "alpha" in given:
         given["alpha"], given["beta"] = float(given["alpha"]), float(given["beta"])
     target = getattr(torch.ops.bi_inductor, "neuron_mm" if name == "bmm" else f"neuron_{name}")
@@ -163,7 +197,7 @@ def _kind_of(example_inputs: Sequence[Any]) -> str:
     kinds = {neuron_kind(device) for device in devices}
     if len(kinds) != 1 or None in kinds:
         found = ", ".join(sorted(map(str, devices))) or "no tensor"
-        raise RuntimeError(
+        raise UnsupportedDeviceError(
             f"the inputs are not all on a NeuronCore: found {found}; use .to('neuron')"
         )
     (kind,) = kinds

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bi_inductor.errors import LoweringError
 from lowerings.neuron.plans import MAX_HEAD, NEG, REDUCTIONS, plan_of
 from lowerings.neuron.schedules import matmul_schedule
 
@@ -60,14 +61,37 @@ def _register_matmul(toolchain: Toolchain) -> None:
     ) -> Tensor:
         _check("mm", a, b, bias)
         if a.dim() != b.dim() or a.dim() not in (2, 3) or a.shape[-1] != b.shape[-2]:
-            raise ValueError(f"neuron_mm: cannot multiply {tuple(a.shape)} by {tuple(b.shape)}")
+            raise LoweringError(f"neuron_mm: cannot multiply {tuple(a.shape)} by {tuple(b.shape)}")
         if a.dtype != b.dtype:
-            raise ValueError(f"neuron_mm: dtypes differ, {a.dtype} and {b.dtype}; cast one of them")
+            raise LoweringError(
+                f"neuron_mm: dtypes differ, {a.dtype} and {b.dtype}; cast one of them"
+            )
         if a.shape[-1] == 0:
-            raise ValueError("neuron_mm: K is 0, there is nothing to add up; use the bias itself")
+            raise LoweringError(
+                "neuron_mm: K is 0, there is nothing to add up; use the bias itself"
+            )
         return a.new_empty((*a.shape[:-1], b.shape[-1]))
 
+    def neuron_scan(x: Tensor, kind: str, dim: int, dtype: torch.dtype | None) -> Tensor:
+        out = neuron_scan_fake(x, kind, dim, dtype)
+        if out.numel() == 0:
+            return out
+        length = x.shape[dim]
+        marks = x.movedim(dim, -1).reshape(1, -1, length).to(torch.float32)
+        ones = marks.new_ones(length, length).triu()[None]
+        hold = matmul_schedule(marks.shape[1], length, 4).hold_panel
+        counts = kernel(marks.transpose(1, 2).contiguous(), ones, None, 1.0, 1.0, hold)
+        turned = counts.reshape(x.movedim(dim, -1).shape).movedim(-1, dim)
+        return turned.to(out.dtype).contiguous()  # type: ignore[no-any-return]
+
+    def neuron_scan_fake(x: Tensor, kind: str, dim: int, dtype: torch.dtype | None) -> Tensor:
+        _check("scan", x)
+        if kind != "cumsum" or x.dim() == 0:
+            raise LoweringError(f"neuron_scan: no kernel for {kind} of {tuple(x.shape)}")
+        return x.new_empty(x.shape, dtype=dtype or torch.int64)
+
     toolchain.define("bi_inductor::neuron_mm", neuron_mm, neuron_mm_fake)
+    toolchain.define("bi_inductor::neuron_scan", neuron_scan, neuron_scan_fake)
 
 
 def _bias_gmn(bias: Tensor, shape: tuple[int, int, int]) -> Tensor:
@@ -101,7 +125,9 @@ def _register_attention(toolchain: Toolchain) -> None:
             0,
         )
         seen = row_lse.reshape(lse.shape)
-        return res.reshape(out.shape), torch.where(seen > NEG / 2, seen, -math.inf)
+        # heads inside, as the graph was traced
+        res = res.reshape(out.shape).transpose(1, 2).contiguous().transpose(1, 2)
+        return res, torch.where(seen > NEG / 2, seen, -math.inf)
 
     def neuron_attention_fake(
         q: Tensor,
@@ -113,7 +139,8 @@ def _register_attention(toolchain: Toolchain) -> None:
     ) -> tuple[Tensor, Tensor]:
         _check("attention", q, k, v)
         _check_heads(q, k, v)
-        out = q.new_empty((*q.shape[:-1], v.shape[-1]))
+        batch, heads, tokens = q.shape[:3]
+        out = q.new_empty((batch, tokens, heads, v.shape[-1])).transpose(1, 2)
         return out, q.new_empty(q.shape[:-1], dtype=torch.float32)
 
     toolchain.define("bi_inductor::neuron_attention", neuron_attention, neuron_attention_fake)
@@ -121,14 +148,14 @@ def _register_attention(toolchain: Toolchain) -> None:
 
 def _check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
     if q.shape[-1] > MAX_HEAD or v.shape[-1] > MAX_HEAD:
-        raise ValueError(
+        raise LoweringError(
             f"neuron_attention: head dims {q.shape[-1]} and {v.shape[-1]}; one pass of the tensor engine takes "
             f"{MAX_HEAD}. Use more heads, or keep this layer off the NeuronCore"
         )
     if q.dtype != k.dtype or q.dtype != v.dtype:
-        raise ValueError(f"neuron_attention: dtypes differ: {q.dtype}, {k.dtype}, {v.dtype}")
+        raise LoweringError(f"neuron_attention: dtypes differ: {q.dtype}, {k.dtype}, {v.dtype}")
     if q.shape[1] % k.shape[1] or k.shape[2] == 0:
-        raise ValueError(
+        raise LoweringError(
             f"neuron_attention: q {tuple(q.shape)} and k {tuple(k.shape)} need at least one key and a number "
             "of query heads that is a multiple of the key heads"
         )
@@ -166,7 +193,7 @@ def _register_reductions(toolchain: Toolchain) -> None:
         x: Tensor, kind: str, dims: list[int], keepdim: bool, dtype: torch.dtype | None
     ) -> Tensor:
         if kind not in REDUCTIONS:
-            raise ValueError(
+            raise LoweringError(
                 f"neuron_reduction: no kernel for {kind!r}; there is {', '.join(REDUCTIONS)}"
             )
         out = x.new_empty(_reduced_shape(x, dims, keepdim), dtype=dtype)
@@ -190,7 +217,7 @@ def _register_reductions(toolchain: Toolchain) -> None:
         shape = _reduced_shape(x, dims, keepdim)
         count = x.numel() // max(1, math.prod(shape))
         if x.numel() and count <= correction:
-            raise ValueError(f"neuron_var_mean: {count} values and a correction of {correction}")
+            raise LoweringError(f"neuron_var_mean: {count} values and a correction of {correction}")
         return x.new_empty(shape), x.new_empty(shape)
 
     toolchain.define("bi_inductor::neuron_reduction", neuron_reduction, neuron_reduction_fake)
@@ -232,7 +259,8 @@ def _register_norms(toolchain: Toolchain) -> None:
             return out, mean, rstd
         rows = _rows_last(x, range(x.dim() - len(shape), x.dim()))
         res, means, rstds = layer_kernel(rows, _one_row(weight), _one_row(bias), eps)
-        return res.reshape(out.shape), means.reshape(mean.shape), rstds.reshape(rstd.shape)
+        statistics = (s.reshape(mean.shape).to(mean.dtype) for s in (means, rstds))
+        return res.reshape(out.shape), *statistics
 
     def neuron_layer_norm_fake(
         x: Tensor,
@@ -243,7 +271,9 @@ def _register_norms(toolchain: Toolchain) -> None:
     ) -> tuple[Tensor, Tensor, Tensor]:
         _check("layer_norm", x, weight, bias)
         stats = _statistics_shape(x, shape)
-        mean, rstd = (x.new_empty(stats, dtype=torch.float32) for _ in range(2))
+        mixed = weight is not None and weight.dtype != x.dtype
+        dtype = torch.float32 if mixed else x.dtype
+        mean, rstd = (x.new_empty(stats, dtype=dtype) for _ in range(2))
         return x.new_empty(x.shape), mean, rstd
 
     def neuron_rms_norm(
@@ -270,7 +300,10 @@ def _register_norms(toolchain: Toolchain) -> None:
 def _check(op: str, *tensors: Tensor | None) -> None:
     for tensor in tensors:
         if tensor is not None:
-            plan_of(op, tensor.dtype)
+            try:
+                plan_of(op, tensor.dtype)
+            except ValueError as error:
+                raise LoweringError(str(error)) from None
 
 
 def _one_row(weight: Tensor | None) -> Tensor | None:
@@ -288,7 +321,7 @@ def _rows_last(x: Tensor, dims: Sequence[int]) -> Tensor:
 def _reduced_shape(x: Tensor, dims: Sequence[int], keepdim: bool) -> list[int]:
     reduced = {d % x.dim() for d in dims} or set(range(x.dim()))
     if any(x.shape[d] == 0 for d in reduced):
-        raise ValueError(
+        raise LoweringError(
             f"Neuron reduction over dims {sorted(reduced)} of {tuple(x.shape)}: no values"
         )
     sizes = [(1 if d in reduced else n) for d, n in enumerate(x.shape)]
@@ -298,5 +331,7 @@ def _reduced_shape(x: Tensor, dims: Sequence[int], keepdim: bool) -> list[int]:
 def _statistics_shape(x: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
     dims = len(shape)
     if tuple(x.shape[x.dim() - dims :]) != tuple(shape):
-        raise ValueError(f"Neuron norm over {tuple(shape)} of {tuple(x.shape)}: not its last dims")
+        raise LoweringError(
+            f"Neuron norm over {tuple(shape)} of {tuple(x.shape)}: not its last dims"
+        )
     return (*x.shape[: x.dim() - dims], *(1,) * dims)

@@ -25,6 +25,7 @@ def plans_of(
     batch_dims: dict[str, int | None] | None = None,
     then: Callable[[torch.fx.GraphModule, Planned], Any] | None = None,
     fullgraph: bool = True,
+    device: str = "cpu",
     **kwargs: Any,
 ) -> list[Planned]:
     """Compile ``fn`` with a backend that plans each joint or inference graph and returns zeros."""
@@ -46,7 +47,7 @@ def plans_of(
         def plan(graph_module: torch.fx.GraphModule) -> None:
             planned = make_plan(
                 graph_module,
-                device="cpu",
+                device=device,
                 batch=spec.for_placeholders(graph_module.graph),
                 backward=is_backward,
                 on_variant=on_variant,  # type: ignore[arg-type]

@@ -127,6 +127,25 @@ def test_strided_and_offset_inputs_give_the_bits_of_contiguous_ones():
         assert bits_equal(ours(wide[:, 7:103]), expected)
 
 
+def test_uniform_tiling_is_in_the_graph_and_changes_no_bit():
+    model = Small().eval()
+    x = torch.randn(300, 96)
+    seen = []
+    with torch.no_grad():
+        auto = torch.compile(model, backend="batch_invariant", dynamic=True)
+        uniform = torch.compile(
+            model,
+            backend="batch_invariant",
+            dynamic=True,
+            options={"tiling": "uniform", "post_grad_custom_post_pass": seen.append},
+        )
+        for batch in (1, 2, 3, 4, 5, 17, 129, 300):
+            assert bits_equal(uniform(x[:batch]), auto(x[:batch])), batch
+    products = [n for graph in seen for n in graph.nodes if "bi_inductor.mm" in str(n.target)]
+    assert products
+    assert all(n.kwargs["uniform"] for n in products)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_the_thread_count_changes_no_bit(threads):
     model = Small().eval()

@@ -77,6 +77,7 @@ def test_rows_and_layouts_and_threads_do_not_change_bits(dtype):
             laid = laid_out(b, layout)
             assert torch.equal(product(a[rows], laid), expected[rows]), (k, n, m, layout, threads)
             assert torch.equal(product(a[rows].t().contiguous().t(), laid), expected[rows])
+            assert torch.equal(product(a[rows], laid, uniform=True), expected[rows])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -18,7 +18,7 @@ namespace bi::gemm {
 namespace {
 
 // Packed regions keep an a block in half of a 1 MB L2 beside a panel block of b; totals may live in L3.
-constexpr int64_t kBlockRows = 280;
+constexpr int64_t kBlockRows = 1120;
 constexpr int64_t kBlockTiles = 16;
 constexpr int64_t kBlockCols = kBlockTiles * kTileCols;
 constexpr int64_t kWideCols = 12 * kBlockCols;
@@ -63,6 +63,7 @@ class Product {
   explicit Product(const Problem& problem) : p_(problem) {}
 
   void run(const Region& r) const {
+    if (p_.uniform) return packed(r);
     const int64_t rows = r.m1 - r.m0;
     const bool in_memory = p_.source == nullptr;
     if (in_memory && b_is_k_contiguous() && rows <= kDirectRows && row_bytes() * rows <= kDirectBytes) return direct(r);
@@ -88,7 +89,8 @@ class Product {
   // Rows [m0, m1) of a, k in [k0, k0 + kc), spread evenly over panels.
   Panels pack_a(int64_t batch, int64_t m0, int64_t m1, int64_t k0, int64_t kc, char* data) const {
     const int64_t rows = m1 - m0, count = (rows + kTileRows - 1) / kTileRows;
-    const Panels panels{data, vectors(kc), rows, static_cast<int>((rows + count - 1) / count), false};
+    const int width = p_.uniform ? kTileRows : static_cast<int>((rows + count - 1) / count);
+    const Panels panels{data, vectors(kc), rows, width, p_.uniform};
     pack<T>(a_at(batch, m0, k0), p_.a.row_stride, p_.a.col_stride, kc, panels);
     return panels;
   }
@@ -184,7 +186,7 @@ class Product {
     const int64_t panels = (block_rows + kTileRows - 1) / kTileRows;
     const int64_t block_sums = panels * kBlockTiles * kTileSize;
     const int64_t kept = one_chunk ? 1 : (wide + kBlockCols - 1) / kBlockCols;
-    char* a_data = scratch.take<char>(block_rows * depth_bytes);
+    char* a_data = scratch.take<char>((block_rows + kTileRows) * depth_bytes);
     char* b_data = scratch.take<char>(kBlockCols * depth_bytes);
     Stored* rows_of_b = p_.source == nullptr ? nullptr : scratch.take<Stored>(depth * kBlockCols);
     Sum* totals = scratch.take<Sum>(kept * block_sums + 8);
@@ -233,12 +235,13 @@ class Product {
     TileArgs<T> args{};
     args.vectors = a.vectors;
     args.first = first;
-    for (int64_t t = 0; t < b.count(); t++) {
-      args.b = b.panel(t);
-      for (int64_t i = 0; i < a.count(); i++) {
-        args.a = a.panel(i);
+    for (int64_t i = 0; i < a.count(); i++) {
+      args.a = a.panel(i);
+      const TileFunction<T> tile = packed_tile<T>(a.height(i));
+      for (int64_t t = 0; t < b.count(); t++) {
+        args.b = b.panel(t);
         args.sums = totals + (i * kBlockTiles + t) * kTileSize;
-        packed_tile<T>(a.height(i))(args);
+        tile(args);
         ahead.advance();
       }
     }

@@ -46,6 +46,7 @@ struct Problem {
   double alpha = 1.0, beta = 1.0;
   int64_t split = 0;           // k per chunk, a positive multiple of 64
   int threads = 1;
+  bool uniform = false;        // one tile for every shape: the packed way, rows padded to whole tiles
 };
 
 // Multiplies. Throws std::invalid_argument for a split that is not a positive multiple of 64.

@@ -3,7 +3,7 @@
 // alpha = exp(m - m'), p_j = exp(s_j - m'), l = fma(l, alpha, sum p_j ascending), o = o alpha, o = fma(p_j, v_j, o)
 // ascending. A partial (m, l, o) starts every BI_SPLIT keys; partials merge in key order. A masked key is an exact no-op:
 // it is skipped, never multiplied by zero. Schedules: BI_Q queries a threadgroup; all pieces in one threadgroup, or one
-// piece a threadgroup (BI_PIECES) and a second kernel that merges them in order.
+// piece a threadgroup (BI_PIECES) and a second kernel that merges them in order. out is [Z, Lq, H, DV].
 // p: 0 Z 1 H 2 H per KV head 3 Lq 4 Lk 5 causal 6 pieces, strides z h l: 7 q, 10 k, 13 v, 16 mask (19: key), 20 span
 #define BI_BLOCK 32
 #define BI_OWN ((BI_DV + BI_THREADS - 1) / BI_THREADS)
@@ -169,18 +169,21 @@ kernel void bi_attention(device const BI_T* q [[buffer(0)]], device const BI_T* 
       mine[1] = sum_length[i];
     }
 #else
+    const long at = ((long(z) * p[3] + long(i0 + i)) * p[1] + long(h)) * BI_DV;
     for (int e = 0, d = t; d < BI_DV; e++, d += BI_THREADS)
-      out[row * BI_DV + d] = BI_T(sum_length[i] == 0.0f ? 0.0f : sum_o[i][e] / sum_length[i]);
+      out[at + long(d)] = BI_T(sum_length[i] == 0.0f ? 0.0f : sum_o[i][e] / sum_length[i]);
     if (t == 0) lse[row] = sum_top[i] == -INFINITY ? -INFINITY : sum_top[i] + bi_log(sum_length[i]);
 #endif
   }
 }
 
-// One threadgroup a query; p: 0 pieces
+// One threadgroup a query; p: 0 pieces 1 H 2 Lq
 [[max_total_threads_per_threadgroup(BI_THREADS)]]
 kernel void bi_attention_merge(device const float* partial [[buffer(0)]], device BI_T* out [[buffer(1)]], device float* lse [[buffer(2)]],
                                constant long* p [[buffer(3)]],
                                uint row [[threadgroup_position_in_grid]], uint t [[thread_index_in_threadgroup]]) {
+  const long head = long(row) / p[2], query = long(row) % p[2];
+  const long at = (((head / p[1]) * p[2] + query) * p[1] + head % p[1]) * BI_DV;
   for (int d = int(t); d < BI_DV; d += BI_THREADS) {
     float top = -INFINITY, length = 0.0f, o = 0.0f;
     for (long c = 0; c < p[0]; c++) {
@@ -194,7 +197,7 @@ kernel void bi_attention_merge(device const float* partial [[buffer(0)]], device
       o = fma(o, a, piece[2 + d] * b);
       top = both;
     }
-    out[long(row) * BI_DV + long(d)] = BI_T(length == 0.0f ? 0.0f : o / length);
+    out[at + long(d)] = BI_T(length == 0.0f ? 0.0f : o / length);
     if (d == 0) lse[row] = top == -INFINITY ? -INFINITY : top + bi_log(length);
   }
 }

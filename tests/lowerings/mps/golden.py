@@ -16,9 +16,11 @@ from lowerings.mps import (
     library,
     matmul,
     norm,
+    order,
     plans,
     reduction,
     scan,
+    scatter,
     softmax,
 )
 
@@ -86,6 +88,31 @@ def _conv(x: Callable[..., torch.Tensor]) -> torch.Tensor:
     return convolution.convolution(image, weight, None, *args, split_size=SPLIT)
 
 
+def _index(count: int, below: int, device: str) -> torch.Tensor:
+    return (torch.arange(count) * 7919 % 104729 % below).to(device)
+
+
+def _scattered(x: Callable[..., torch.Tensor]) -> torch.Tensor:
+    src = x(90, 20, seed=2)
+    return scatter.index_add(x(11, 20, seed=1), 0, _index(90, 11, src.device.type), src)
+
+
+def _bags(x: Callable[..., torch.Tensor]) -> torch.Tensor:
+    weight = x(50, 20, seed=1)
+    index, starts = _index(90, 50, weight.device.type), torch.tensor([0, 17, 17, 60])
+    return scatter.embedding_bag(weight, index, starts.to(weight.device), None, "mean", False, 3)
+
+
+def _pooled(x: Callable[..., torch.Tensor]) -> torch.Tensor:
+    return order.avg_pool(x(2, 3, 11, 8, seed=1), [3, 2], [2, 2], [1, 1], True, True, None)
+
+
+def _grouped(x: Callable[..., torch.Tensor]) -> torch.Tensor:
+    rows = x(9, 300, seed=1)
+    stops = torch.tensor([4, 4, 8], dtype=torch.int32).to(rows.device)
+    return order.grouped_mm(rows, x(3, 300, 10, seed=2), stops, split_size=SPLIT)
+
+
 CASES: dict[str, Callable[..., torch.Tensor]] = {
     **{
         f"mm M={m} {layout}": _matmul(m, layout)
@@ -95,6 +122,11 @@ CASES: dict[str, Callable[..., torch.Tensor]] = {
     **{f"{n} L={length}": _rows(op, length) for n, op in ROW_OPS.items() for length in (257, 3000)},
     **{f"attention Lq={q} mask={m}": _attention(q, m) for q in (1, 11) for m in (False, True)},
     "convolution": _conv,
+    "index_add": _scattered,
+    "embedding_bag": _bags,
+    "avg_pool": _pooled,
+    "grouped_mm": _grouped,
+    "topk": lambda x: order.topk(x(5, 257, seed=1), 9, 1, True, True)[1],
 }
 
 

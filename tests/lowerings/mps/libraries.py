@@ -12,6 +12,10 @@ LIBRARIES = [
     *[(("rows", "reduction"), {**_ROWS, "WIDTH": width}) for width in (32, 256)],
     *[(("rows", "norm"), {**_ROWS, "WIDTH": width}) for width in (32, 256)],
     *[(("scan",), {"T": "float", "A": "float", "O": "float", "LOG": log}) for log in (0, 1)],
+    (("scatter",), {"T": "float", "A": "float"}),
+    (("pool",), {"T": "float"}),
+    (("rank",), {"T": "float", "A": "float"}),
+    (("grouped",), {"T": "float", "SPLIT": 128}),
     *[(("attention_span",), {"M": "float", "MASK": mask}) for mask in (1, 2)],
     *[
         (("attention",), {**_ATTENTION, "MASK": mask, "PIECES": pieces})

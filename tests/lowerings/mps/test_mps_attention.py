@@ -4,6 +4,7 @@ from msl_cpu import model
 from properties import DTYPES, HALF_ULP, KEYS, same
 from torch.nn import functional as F
 
+from bi_inductor.errors import LoweringError
 from lowerings.mps import attention as mps
 from lowerings.mps.schedules import AttentionSchedule
 
@@ -33,7 +34,7 @@ def test_accuracy_and_batch(dtype):
     full = run(q, k, v)
     exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), enable_gqa=True)
     stock = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
-    budget = 2 * (stock.double() - exact).abs().max() + 4 * exact.abs().max() * HALF_ULP[dtype]
+    budget = 2 * (stock.double() - exact).abs().max() + exact.abs().max() * HALF_ULP[dtype]
     assert (full.double() - exact).abs().max() <= budget
     for n in range(3):
         assert same(run(q[n : n + 1], k[n : n + 1], v[n : n + 1]), full[n : n + 1])
@@ -143,7 +144,7 @@ def test_control_pieces_counted_from_the_buffer_would_show():
 
 def test_refusals():
     q, k, v = qkv()
-    with pytest.raises(ValueError, match="4 query heads over 3"):
+    with pytest.raises(LoweringError, match="4 query heads over 3"):
         run(q, k[:, :1].expand(2, 3, -1, -1), v[:, :1].expand(2, 3, -1, -1))
-    with pytest.raises(ValueError, match=r"split_size=512.*built for 256"):
+    with pytest.raises(LoweringError, match=r"split_size=512.*built for 256"):
         mps.attention(q, k, v, split_size=512)

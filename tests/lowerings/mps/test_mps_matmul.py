@@ -3,6 +3,7 @@ import torch
 from msl_cpu import model
 from properties import DTYPES, HALF_ULP, SPLIT, data, reference_matmul, same
 
+from bi_inductor.errors import LoweringError
 from lowerings.mps import library, matmul, schedules
 from lowerings.mps.schedules import Gemv, Tile
 
@@ -145,12 +146,12 @@ def test_control_a_split_chosen_from_m_is_caught(monkeypatch):
 
 def test_refusals_name_the_value_and_the_way_out(monkeypatch):
     a, b, _ = operands(4)
-    with pytest.raises(ValueError, match=r"split_size=64.*built for 128 or 16"):
+    with pytest.raises(LoweringError, match=r"split_size=64.*built for 128 or 16"):
         matmul.mm(a, b, split_size=64)
-    with pytest.raises(ValueError, match=r"torch.float64 is not available.*float32"):
+    with pytest.raises(LoweringError, match=r"torch.float64 is not available.*float32"):
         matmul.mm(a.double(), b.double(), split_size=SPLIT)
-    with pytest.raises(ValueError, match="one floating dtype"):
+    with pytest.raises(LoweringError, match="one floating dtype"):
         matmul.mm(a, b.half(), split_size=SPLIT)
     monkeypatch.setenv("PYTORCH_MPS_FAST_MATH", "1")
-    with pytest.raises(RuntimeError, match="unset it"):
+    with pytest.raises(LoweringError, match="unset it"):
         matmul.mm(a, b, split_size=SPLIT)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import lowerings.mps
-from bi_inductor import templates
+from bi_inductor import templates as t
 from bi_inductor.templates import PlanKey
 from lowerings.mps import plans
 
@@ -34,13 +34,21 @@ def test_launchers_have_the_parameters_of_their_schemas():
         )
 
 
-def test_plans_cover_what_the_launchers_take():
-    key = PlanKey(template=templates.Matmul, reduced=(64,), dtype=torch.half, device="mps")
-    assert plans.plan_for(key).numbers() == {"split_size": 128}
-    assert plans.plan_for(key, "simdgroup").numbers() == {"split_size": 16}
-    with pytest.raises(ValueError, match="no plan for GroupedMatmul"):
-        plans.plan_for(
-            PlanKey(template=templates.GroupedMatmul, reduced=(), dtype=torch.half, device="mps")
-        )
+def key(template, dtype=torch.half, device="mps"):
+    return PlanKey(template=template, reduced=(64,), dtype=dtype, device=device)
+
+
+def test_each_tier_has_its_plan():
+    assert plans.plan_for(key(t.Matmul)).numbers() == {"split_size": 128}
+    assert plans.plan_for(key(t.Matmul, device="mps/simdgroup")).numbers() == {"split_size": 16}
+    assert plans.plan_for(key(t.RmsNorm, device="mps/simdgroup")) == plans.plan_for(key(t.RmsNorm))
+    fallback = plans.plan_for(key(t.Matmul, device="mps/cpu_float64"))
+    assert fallback.accumulator is torch.float64
+    assert fallback.text() == "split_size=1024 acc=float64 order=cpu-pieces-in-order"
+
+
+def test_what_has_no_plan_is_refused():
+    with pytest.raises(ValueError, match=r"no plan for Matmul of torch.float64"):
+        plans.plan_for(key(t.Matmul, torch.float64))
     with pytest.raises(ValueError, match="portable, simdgroup"):
-        plans.plan_for(key, "fast")
+        plans.plan_for(key(t.Matmul, device="mps/fast"))

@@ -6,6 +6,7 @@ from msl_cpu import model
 from properties import DTYPES, HALF_ULP, LANES, data, reference_rows, same
 from torch.nn import functional as F
 
+from bi_inductor.errors import LoweringError
 from lowerings.mps import norm, reduction, scan, schedules, softmax
 
 
@@ -87,7 +88,7 @@ def test_accuracy_stays_in_the_budget_of_stock(op, dtype):
     exact = EXACT[op](x.double())
     ours = (OPS[op](x).double() - exact).abs().max()
     stock = (EXACT[op](x).double() - exact).abs().max()
-    assert ours <= 2 * stock + 4 * exact.abs().max() * HALF_ULP[dtype]
+    assert ours <= 2 * stock + exact.abs().max() * HALF_ULP[dtype]
 
 
 def test_any_dims_any_strides():
@@ -160,7 +161,7 @@ def test_empty_extents():
     assert OPS["sum"](data(3, 0)).tolist() == [0, 0, 0]
     assert OPS["mean"](data(2, 0)).isnan().all()
     assert OPS["softmax"](data(2, 0)).shape == (2, 0)
-    with pytest.raises(ValueError, match="amax over no elements"):
+    with pytest.raises(LoweringError, match="amax over no elements"):
         OPS["amax"](data(2, 0))
 
 

@@ -110,11 +110,13 @@ def address_space_errors(text, tmp_path: Path):
     return [line for line in run.stderr.splitlines() if "error:" in line]
 
 
+@pytest.mark.needs_clang
 def test_pointers_keep_their_address_space(tmp_path):
     for name, text in texts():
         assert address_space_errors(text, tmp_path) == [], name
 
 
+@pytest.mark.needs_clang
 @pytest.mark.parametrize(
     "text",
     [

@@ -73,7 +73,8 @@ inline at::Tensor integer_product(const at::Tensor& a, const at::Tensor& b, cons
 }
 
 inline at::Tensor product(const at::Tensor& a, const at::Tensor& b, const std::optional<at::Tensor>& bias,
-                          const at::Scalar& alpha, const at::Scalar& beta, int64_t split_size, const char* op) {
+                          const at::Scalar& alpha, const at::Scalar& beta, int64_t split_size, bool uniform,
+                          const char* op) {
   check_same_dtype(a, b, op);
   check_split(split_size, op);
   TORCH_CHECK(a.size(-1) == b.size(-2), "bi_inductor::", op, ": a is ", a.sizes(), " and b is ", b.sizes(),
@@ -100,6 +101,7 @@ inline at::Tensor product(const at::Tensor& a, const at::Tensor& b, const std::o
   p.beta = beta.toDouble();
   p.split = split_size;
   p.threads = at::get_num_threads();
+  p.uniform = uniform;
   gemm::run(p);
   return out;
 }
@@ -107,25 +109,25 @@ inline at::Tensor product(const at::Tensor& a, const at::Tensor& b, const std::o
 }  // namespace matmul_detail
 
 inline at::Tensor mm(const at::Tensor& a, const at::Tensor& b, const std::optional<at::Tensor>& bias,
-                     const at::Scalar& alpha, const at::Scalar& beta, int64_t split_size) {
+                     const at::Scalar& alpha, const at::Scalar& beta, int64_t split_size, bool uniform) {
   TORCH_CHECK(a.dim() == 2 && b.dim() == 2, "bi_inductor::mm: expected two matrices, got ", a.sizes(), " and ",
               b.sizes());
   if (at::isIntegralType(a.scalar_type(), false) && a.scalar_type() == b.scalar_type()) {
     TORCH_CHECK(a.size(1) == b.size(0), "bi_inductor::mm: a is ", a.sizes(), " and b is ", b.sizes());
     return matmul_detail::integer_product(a.unsqueeze(0), b.unsqueeze(0), bias, alpha, beta).squeeze(0);
   }
-  return matmul_detail::product(a, b, bias, alpha, beta, split_size, "mm");
+  return matmul_detail::product(a, b, bias, alpha, beta, split_size, uniform, "mm");
 }
 
 inline at::Tensor bmm(const at::Tensor& a, const at::Tensor& b, const std::optional<at::Tensor>& bias,
-                      const at::Scalar& alpha, const at::Scalar& beta, int64_t split_size) {
+                      const at::Scalar& alpha, const at::Scalar& beta, int64_t split_size, bool uniform) {
   TORCH_CHECK(a.dim() == 3 && b.dim() == 3 && a.size(0) == b.size(0),
               "bi_inductor::bmm: expected two batches of matrices of one length, got ", a.sizes(), " and ", b.sizes());
   if (at::isIntegralType(a.scalar_type(), false) && a.scalar_type() == b.scalar_type()) {
     TORCH_CHECK(a.size(2) == b.size(1), "bi_inductor::bmm: a is ", a.sizes(), " and b is ", b.sizes());
     return matmul_detail::integer_product(a, b, bias, alpha, beta);
   }
-  return matmul_detail::product(a, b, bias, alpha, beta, split_size, "bmm");
+  return matmul_detail::product(a, b, bias, alpha, beta, split_size, uniform, "bmm");
 }
 
 namespace matmul_detail {
@@ -171,7 +173,7 @@ inline at::Tensor grouped_mm(const at::Tensor& a, const at::Tensor& b, const std
               "bi_inductor::grouped_mm: got a ", a.sizes(), " and b ", b.sizes());
   if (a.dim() == 3 && b.dim() == 3) {
     TORCH_CHECK(!offs.has_value(), "bi_inductor::grouped_mm: offs has no meaning for two 3-d operands");
-    return bmm(a, b, bias, 1, 1, split_size);
+    return bmm(a, b, bias, 1, 1, split_size, false);
   }
   const int64_t extent = b.dim() == 3 ? a.size(0) : a.dim() == 3 ? b.size(1) : a.size(1);
   const std::vector<int64_t> ends = group_ends(offs, extent);

@@ -1,0 +1,161 @@
+"""Tokens per second of generate and of continuous batching on SmolLM2, ours against stock; the cost of padding.
+
+    python -m benchmarks.generation [--threads N] [--completions N]
+
+The repeated block is compiled, as in examples/quickstart.py. ``--completions 1000`` also counts the different answers
+to one prompt among random traffic.
+"""
+
+import argparse
+import copy
+import random
+import time
+import warnings
+
+import torch
+from transformers import ContinuousBatchingConfig, GenerationConfig
+
+from benchmarks.timing import interleaved, markdown
+from bi_inductor import serving
+from bi_inductor.generation import generate
+from examples import quickstart
+
+BACKENDS = {"stock": "inductor", "ours": "batch_invariant"}
+PROMPT, NEW, VOCAB = 64, 16, 49152
+
+
+def prompt(length, seed):
+    return torch.randint(3, VOCAB, (1, length), generator=torch.Generator().manual_seed(seed))
+
+
+def batch(lengths):
+    ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        ids[row, -length:], mask[row, -length:] = prompt(length, row)[0], 1
+    return ids, mask
+
+
+def model_for(loaded, prepare):
+    model = copy.deepcopy(loaded)
+    prepare(model)
+    model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
+    return model
+
+
+def generated(model, ids, mask):
+    cache = quickstart.new_cache(model, len(ids))
+    with torch.inference_mode():
+        return generate(model, ids, mask, past_key_values=cache, max_new_tokens=NEW)
+
+
+def generate_table(loaded):
+    models = {
+        name: model_for(loaded, lambda m: quickstart.compile_blocks(m, backend))
+        for name, backend in BACKENDS.items()
+    }
+    rows = []
+    for size in (1, 8):
+        ids, mask = batch([PROMPT] * size)
+        times = interleaved(
+            {name: lambda: generated(model, ids, mask) for name, model in models.items()},
+            rounds=5,
+            seconds=20,
+        )
+        speed = {name: size * NEW / t for name, t in times.items()}
+        rows.append(
+            (
+                size,
+                f"{speed['stock']:.1f}",
+                f"{speed['ours']:.1f}",
+                f"{speed['ours'] / speed['stock']:.2f}",
+            )
+        )
+    print(markdown(("rows", "stock tokens/s", "ours tokens/s", "speed / stock"), rows))
+
+    # the same width and the same work, with and without a mask that hides half of most rows
+    ids, mask = batch([PROMPT] * 8)
+    _, padded = batch([PROMPT] + [PROMPT // 2] * 7)
+    times = interleaved(
+        {
+            "full": lambda: generated(models["ours"], ids, mask),
+            "padded": lambda: generated(models["ours"], ids, padded),
+        },
+        rounds=5,
+        seconds=20,
+    )
+    print(
+        f"\nPadding: 8 rows with 7 of them half padding take {times['padded'] / times['full']:.2f} "
+        "of the time of 8 full rows."
+    )
+
+
+def completions(loaded, count):
+    requests = [prompt(PROMPT, 0)[0].tolist()] * (count // 2)
+    rng = random.Random(0)
+    requests += [
+        prompt(rng.randint(1, 2 * PROMPT), i)[0].tolist() for i in range(1, count - len(requests))
+    ]
+    rng.shuffle(requests)
+    question = prompt(PROMPT, 0)[0].tolist()
+    rows = []
+    for name, backend in BACKENDS.items():
+        prepare = serving.prepare if name == "ours" else _stock
+        model = model_for(loaded, lambda m: prepare(m, backend))
+        config = {"page_size": 64, "num_blocks": 256, "max_batch_tokens": 256}
+        run = {
+            "generation_config": GenerationConfig(
+                max_new_tokens=NEW, do_sample=False, eos_token_id=-1
+            ),
+            "continuous_batching_config": ContinuousBatchingConfig(
+                **config,
+                max_requests_per_batch=32,
+                return_logprobs=True,
+                use_async_batching=False,
+                auto_switch_to_flash=False,
+            ),
+            "warmup": False,
+        }
+        model.generate_batch(requests[:8], **run)
+        began = time.perf_counter()
+        outputs = model.generate_batch(requests, **run).values()
+        spent = time.perf_counter() - began
+        answers = [o for o in outputs if o.prompt_ids == question]
+        rows.append(
+            (
+                name,
+                f"{len(requests) * NEW / spent:.1f}",
+                len(answers),
+                len({tuple(o.generated_tokens) for o in answers}),
+                len({tuple(o.logprobs) for o in answers}),
+            )
+        )
+    print(
+        markdown(
+            ("continuous batching", "tokens/s", "completions", "texts", "log-probabilities"), rows
+        )
+    )
+
+
+def _stock(model, backend):
+    for module in (*model.model.layers, model.model.norm, model.model.rotary_emb, model.lm_head):
+        module.forward = torch.compile(module.forward, backend=backend, dynamic=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--completions", type=int, default=64)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    warnings.filterwarnings("ignore")
+    loaded = quickstart.load(getattr(torch, args.dtype))
+    print(f"{args.dtype}, {args.threads} threads, prompt {PROMPT}, {NEW} new tokens\n")
+    generate_table(loaded)
+    print()
+    completions(loaded, args.completions)
+
+
+if __name__ == "__main__":
+    main()

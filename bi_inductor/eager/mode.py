@@ -1,0 +1,148 @@
+"""``batch_invariant_mode``: a dispatch mode of the calling thread, below autograd and around every ATen call."""
+
+import contextlib
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, get_args
+
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bi_inductor.eager.routes import route_of
+from bi_inductor.errors import OptionError
+from bi_inductor.options import OnVariant
+
+
+class _Interceptor(TorchDispatchMode):
+    """Sends each op the way that ``routes.py`` found for it. One per thread, however deep the nesting."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.on_variant: OnVariant | None = None
+
+    @classmethod
+    def is_infra_mode(cls) -> bool:
+        """Dynamo skips frames under any other mode: code compiled by our backend would run eagerly instead."""
+        return True
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        # types names tensor subclasses only: fake tensors of a compilation, which has rules of its own
+        if self.on_variant is None or types:
+            return func(*args, **(kwargs or {}))
+        return route_of(func)(self, func, tuple(args), kwargs or {})
+
+
+@dataclass(slots=True)
+class _Thread:
+    """What one thread has switched on: ``interceptor`` is on its dispatch stack exactly if ``installed``."""
+
+    interceptor: _Interceptor
+    installed: bool = False
+
+
+class _Threads(threading.local):
+    def __init__(self) -> None:
+        self.thread = _Thread(_Interceptor())
+
+
+_LOCAL = _Threads()
+
+
+def _switch(on_variant: OnVariant | None) -> OnVariant | None:
+    """Set this thread's mode, None for off, and return what it was."""
+    thread = _LOCAL.thread
+    previous, thread.interceptor.on_variant = thread.interceptor.on_variant, on_variant
+    if on_variant is not None and not thread.installed:
+        thread.interceptor.__enter__()  # type: ignore[no-untyped-call]
+        thread.installed = True
+    return previous
+
+
+def _restore(previous: OnVariant | None, *, uninstall: bool) -> None:
+    thread = _LOCAL.thread
+    thread.interceptor.on_variant = previous
+    if uninstall and thread.installed:
+        thread.interceptor.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+        thread.installed = False
+
+
+def is_batch_invariant_mode_enabled() -> bool:
+    """Whether eager ops of the calling thread go through the templates."""
+    return _LOCAL.thread.interceptor.on_variant is not None
+
+
+class batch_invariant_mode(contextlib.ContextDecorator):
+    """Run eager code of this thread with the templates, and the bits, of the compiled model.
+
+    Reentrant and nestable: leaving a block restores what was on before it, also after an exception. Ops with
+    ``out=``, in-place ops and the backward of what runs inside are covered. As a decorator it wraps each call.
+
+    Args:
+        enabled: False switches the mode off inside the block.
+        on_variant: ``"error"`` refuses an op that is not known to be row-independent; ``"warn"`` warns once per op
+            and runs torch's own kernel.
+
+    Raises:
+        OptionError: ``on_variant`` is neither.
+        UnknownOpError: (inside) an op without a rule.
+        VariantOpError: (inside) an op that mixes samples by definition.
+    """
+
+    def __init__(self, enabled: bool = True, *, on_variant: OnVariant = "error") -> None:
+        if on_variant not in get_args(OnVariant):
+            raise OptionError(
+                f"on_variant must be one of {', '.join(map(repr, get_args(OnVariant)))}, got {on_variant!r}"
+            )
+        self._wanted: OnVariant | None = on_variant if enabled else None
+        self._entered: list[tuple[OnVariant | None, bool]] = []
+
+    def _recreate_cm(self) -> "batch_invariant_mode":
+        # one object per call of a decorated function: threads must not share the list of what to restore
+        return type(self)(self._wanted is not None, on_variant=self._wanted or "error")
+
+    def __enter__(self) -> None:
+        """Switch the mode for this thread."""
+        was_installed = _LOCAL.thread.installed
+        self._entered.append((_switch(self._wanted), was_installed))
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Restore what was on before the block."""
+        previous, was_installed = self._entered.pop()
+        _restore(previous, uninstall=not was_installed)
+
+
+class set_batch_invariant_mode:
+    """Switch the mode of this thread on or off, as a call or as a context manager, like ``torch.set_grad_enabled``.
+
+    The call takes effect at once; in a ``with`` statement the block's end restores what was on before. Inside
+    a block of another dispatch mode, use ``batch_invariant_mode``, which ends with its block.
+    """
+
+    def __init__(self, enabled: bool = True) -> None:
+        self._was_installed = _LOCAL.thread.installed
+        self._previous = _switch("error" if enabled else None)
+
+    def __enter__(self) -> None:
+        """Nothing is left to do: the call has switched."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Restore what was on before the call."""
+        _restore(self._previous, uninstall=not self._was_installed)

@@ -1,0 +1,94 @@
+"""Rows of ``eager.exact`` that run torch's own kernel, held to a kernel of the compiler bit by bit."""
+
+import math
+
+import pytest
+import torch
+
+from bi_inductor import batch_invariant_mode
+from bi_inductor.eager import exact
+from tests.rows import bits_equal
+
+SPECIAL = (0.0, -0.0, 1.0, -1.0, math.inf, -math.inf, math.nan, 1e-40, -1e-40, 3e38, 0.5, 1.5, 2.5)
+#: Compiled code rounds the quotient of an addcdiv of halves otherwise inside a fused kernel than alone.
+KNOWN_DIFFERENCES = {torch.bfloat16: ["addcdiv factor"], torch.float16: ["addcdiv factor"]}
+FACTORED = {
+    "add": lambda x, y, z: torch.add(x, y, alpha=0.3),
+    "sub": lambda x, y, z: torch.sub(x, y, alpha=0.3),
+    "rsub": lambda x, y, z: torch.rsub(x, y, alpha=0.3),
+    "addcmul": lambda x, y, z: torch.addcmul(x, y, z, value=0.3),
+    "addcdiv": lambda x, y, z: torch.addcdiv(x, y, z, value=0.3),
+}
+PLAIN = {
+    "add": lambda x, y, z: x + y,
+    "add scalar": lambda x, y, z: x + 0.1,
+    "sub": lambda x, y, z: x - y,
+    "sub scalar": lambda x, y, z: 0.1 - x,
+    "mul": lambda x, y, z: x * y,
+    "mul scalar": lambda x, y, z: x * 0.1,
+    "div": lambda x, y, z: x / y,
+    "div scalar": lambda x, y, z: x / 3.0,
+    "neg": lambda x, y, z: -x,
+    "abs": lambda x, y, z: x.abs(),
+    "maximum": lambda x, y, z: torch.maximum(x, y),
+    "minimum": lambda x, y, z: torch.minimum(x, y),
+    "fmax": lambda x, y, z: torch.fmax(x, y),
+    "fmin": lambda x, y, z: torch.fmin(x, y),
+    "clamp": lambda x, y, z: x.clamp(-0.7, 0.7),
+    "clamp_min": lambda x, y, z: x.clamp_min(0.1),
+    "relu": lambda x, y, z: x.relu(),
+    "sqrt": lambda x, y, z: x.sqrt(),
+    "reciprocal": lambda x, y, z: x.reciprocal(),
+    "floor": lambda x, y, z: x.floor(),
+    "ceil": lambda x, y, z: x.ceil(),
+    "trunc": lambda x, y, z: x.trunc(),
+    "round": lambda x, y, z: x.round(),
+    "sign": lambda x, y, z: x.sign(),
+    "where": lambda x, y, z: torch.where(x > y, x, y),
+    "masked_fill": lambda x, y, z: x.masked_fill(x > y, 0.1),
+    "threshold": lambda x, y, z: torch.nn.functional.threshold(x, 0.1, 0.3),
+    "compare": lambda x, y, z: (x < y, x == y, x.isnan(), x.isinf(), x.signbit()),
+}
+
+
+def numbers(dtype, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = (
+        torch.randn(1000, generator=generator)
+        * torch.randn(1000, generator=generator).mul(6).exp2()
+    )
+    special = torch.tensor(SPECIAL)[torch.randint(len(SPECIAL), (200,), generator=generator)]
+    return torch.cat([x, special]).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_one_rounding_is_the_same_eager_and_compiled(dtype):
+    """All ops in one graph: one compilation, and fusion is on trial as well."""
+    operands = [numbers(dtype, seed) for seed in (1, 2, 3)]
+    ops = {**PLAIN, **{f"{n} factor": op for n, op in FACTORED.items()}}
+
+    def every(x, y, z):
+        return {name: op(x, y, z) for name, op in ops.items()}
+
+    compiled = torch.compile(every, backend="batch_invariant", fullgraph=True)(*operands)
+    with batch_invariant_mode():
+        eager = every(*operands)
+        made_in_place = operands[0].clone().add_(0.1)
+    assert bits_equal(made_in_place, compiled["add scalar"])
+    different = [
+        name
+        for name in ops
+        if not all(
+            bits_equal(a, b)
+            for a, b in zip(tuples(eager[name]), tuples(compiled[name]), strict=True)
+        )
+    ]
+    assert different == KNOWN_DIFFERENCES.get(dtype, [])
+
+
+def tuples(made):
+    return made if isinstance(made, tuple) else (made,)
+
+
+def test_every_op_with_a_factor_is_on_trial():
+    assert set(FACTORED) == set(exact._FACTORS)

@@ -1,0 +1,188 @@
+"""The mode as a switch: nesting, exceptions, threads, decorators, and code that is compiled inside or outside."""
+
+import threading
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import bi_inductor
+from bi_inductor import batch_invariant_mode, is_batch_invariant_mode_enabled
+from bi_inductor.errors import OptionError, UnknownOpError, VariantOpError
+from tests.rows import bits_equal, rows_that_change
+
+
+def product(x, w):
+    return x @ w
+
+
+@pytest.fixture
+def data():
+    return torch.randn(65, 1023), torch.randn(1023, 64)
+
+
+def is_on(x, w) -> bool:
+    """Whether ops really go through the templates, not only whether a flag says so."""
+    with batch_invariant_mode():
+        ours = product(x, w)
+    return bits_equal(product(x, w), ours)
+
+
+def test_a_block_turns_the_mode_on_and_off(data):
+    assert not is_on(*data)
+    with batch_invariant_mode():
+        assert is_batch_invariant_mode_enabled()
+        assert is_on(*data)
+    assert not is_batch_invariant_mode_enabled()
+    assert not is_on(*data)
+
+
+def test_blocks_nest(data):
+    with batch_invariant_mode():
+        with batch_invariant_mode():
+            assert is_on(*data)
+        assert is_on(*data)
+        with batch_invariant_mode(False):
+            assert not is_on(*data)
+            with batch_invariant_mode():
+                assert is_on(*data)
+            assert not is_on(*data)
+        assert is_on(*data)
+    assert not is_on(*data)
+
+
+def test_an_exception_restores_what_was_on(data):
+    with batch_invariant_mode():
+        with pytest.raises(KeyError), batch_invariant_mode(False):
+            raise KeyError
+        assert is_on(*data)
+    with pytest.raises(KeyError), batch_invariant_mode():
+        raise KeyError
+    assert not is_on(*data)
+
+
+def test_one_object_can_be_entered_again(data):
+    mode = batch_invariant_mode()
+    with mode, mode:
+        assert is_on(*data)
+    assert not is_on(*data)
+
+
+def test_a_function_can_be_decorated(data):
+    @batch_invariant_mode()
+    def decorated():
+        return product(*data)
+
+    made = decorated()
+    with batch_invariant_mode():
+        assert bits_equal(made, product(*data))
+    assert not is_batch_invariant_mode_enabled()
+
+
+def test_the_setter_acts_as_a_call_and_as_a_block(data):
+    bi_inductor.set_batch_invariant_mode(True)
+    try:
+        assert is_on(*data)
+        with bi_inductor.set_batch_invariant_mode(False):
+            assert not is_on(*data)
+        assert is_on(*data)
+    finally:
+        bi_inductor.set_batch_invariant_mode(False)
+    assert not is_on(*data)
+
+
+def test_threads_have_modes_of_their_own(data):
+    entered, leave = threading.Event(), threading.Event()
+    seen = []
+
+    def inside():
+        with batch_invariant_mode():
+            entered.set()
+            leave.wait(10)
+            seen.append(product(*data))
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    entered.wait(10)
+    assert not is_batch_invariant_mode_enabled()
+    assert not is_on(*data)
+    leave.set()
+    thread.join()
+    with batch_invariant_mode():
+        assert bits_equal(seen[0], product(*data))
+
+
+def test_a_wrong_option_is_an_error():
+    with pytest.raises(OptionError, match="'error', 'warn'"):
+        batch_invariant_mode(on_variant="ignore")
+
+
+def test_an_op_without_a_rule_is_refused():
+    x = torch.randn(3, 3)
+    with (
+        batch_invariant_mode(),
+        pytest.raises(UnknownOpError, match=r"linalg_eigh.*test_mode.py") as e,
+    ):
+        torch.linalg.eigh(x @ x.T)
+    assert "batch_invariant_mode(on_variant='warn')" in str(e.value)
+
+
+def test_an_op_without_a_rule_can_be_accepted():
+    x = torch.randn(3, 3)
+    with batch_invariant_mode(on_variant="warn"), pytest.warns(UserWarning, match="linalg_eigh"):
+        torch.linalg.eigh(x @ x.T)
+
+
+def test_batch_norm_in_training_is_refused():
+    norm = torch.nn.BatchNorm1d(4)
+    with batch_invariant_mode(), pytest.raises(VariantOpError, match="model.eval"):
+        norm(torch.randn(3, 4))
+    with batch_invariant_mode():
+        norm.eval()(torch.randn(3, 4))
+
+
+def test_dropout_is_for_training_only():
+    x = torch.randn(3, 4)
+    with batch_invariant_mode():
+        F.dropout(x, 0.5, training=True)
+        with torch.no_grad(), pytest.raises(VariantOpError, match="random numbers"):
+            F.dropout(x, 0.5, training=True)
+
+
+def test_code_compiled_inside_runs_compiled(data):
+    """Dynamo skips frames under an ordinary dispatch mode; ours is transparent to it."""
+    x, w = data
+    compiled = torch.compile(
+        lambda x, w: F.gelu(x @ w).sum(-1), backend="batch_invariant", fullgraph=True
+    )
+    with batch_invariant_mode():
+        inside = compiled(x, w)
+        eager = F.gelu(x @ w).sum(-1)
+    assert bi_inductor.certificate().graphs, "the function was not compiled"
+    assert bits_equal(inside, compiled(x, w))
+    assert bits_equal(inside, eager)
+
+
+@pytest.mark.filterwarnings("ignore:graph break")
+def test_code_behind_a_graph_break_runs_in_the_mode(data):
+    x, _ = data
+    up, down = torch.nn.Linear(1023, 64), torch.nn.Linear(64, 1023)
+
+    @torch.compiler.disable
+    def outside_of_graphs(y):
+        return down(y)
+
+    compiled = torch.compile(
+        lambda x: outside_of_graphs(F.gelu(up(x))) + x, backend="batch_invariant"
+    )
+
+    def inside(x):
+        with torch.no_grad(), batch_invariant_mode():
+            return compiled(x)
+
+    def stock(x):
+        with torch.no_grad():
+            return compiled(x)
+
+    assert rows_that_change(inside, (x,), batches=(2, 17)) == []
+    assert rows_that_change(stock, (x,), batches=(2, 17)), "control too weak"

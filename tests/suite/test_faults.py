@@ -1,0 +1,173 @@
+"""What goes wrong around a compiler: threads, processes that share a cache, killed compiles, folders that refuse."""
+
+import hashlib
+import os
+import signal
+import threading
+import time
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.rows import bits_equal
+from tests.suite.processes import finish, run, start, with_kernels
+
+#: prints the hash of a softmax whose sum stock torch adds up in another order for another batch
+_SOFTMAX = """
+import hashlib, torch
+torch.manual_seed(0)
+x = torch.randn(5, 3001)
+f = torch.compile(lambda x: (x * 3).softmax(-1) + 1, backend="batch_invariant", dynamic=False)
+print(hashlib.sha256(f(x).numpy().tobytes()).hexdigest())
+"""
+
+
+class Small(nn.Module):
+    def __init__(self, width=40):
+        super().__init__()
+        self.up, self.down = nn.Linear(width, 90), nn.Linear(90, width)
+
+    def forward(self, x):
+        return x + self.down(F.gelu(self.up(x)))
+
+
+def in_threads(count, work):
+    """Run ``work(i)`` in threads that start together; the first exception of any is raised."""
+    gate, errors = threading.Barrier(count), []
+
+    def body(i):
+        gate.wait()
+        try:
+            work(i)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=body, args=(i,)) for i in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+@torch.no_grad()
+def test_two_hundred_threads_share_one_compiled_model():
+    model = Small().eval()
+    x = torch.randn(8, 40)
+    ours = torch.compile(model, backend="batch_invariant", dynamic=False)
+    expected, alone = ours(x), ours(x[:1].clone())
+    assert bits_equal(expected[:1], alone)
+
+    def work(i):
+        with torch.no_grad():
+            for n in (8, 1):
+                assert bits_equal(ours(x[:n].clone()), expected[:n])
+
+    in_threads(200, work)
+
+
+@torch.no_grad()
+def test_threads_that_compile_at_the_same_time_agree():
+    x = torch.randn(6, 40)
+    models = [Small().eval() for _ in range(3)]
+    found = {}
+
+    def work(i):
+        with torch.no_grad():
+            ours = torch.compile(models[i % 3], backend="batch_invariant", dynamic=False)
+            found[i] = ours(x.clone())
+
+    in_threads(6, work)
+    for i in range(3):
+        assert bits_equal(found[i], found[i + 3])
+
+
+@torch.no_grad()
+def test_a_thousand_runs_are_identical():
+    model = Small().eval()
+    x = torch.randn(7, 40)
+    ours = torch.compile(model, backend="batch_invariant", dynamic=False)
+    hashes = {hashlib.sha256(ours(x).numpy().tobytes()).digest() for _ in range(1000)}
+    assert len(hashes) == 1
+
+
+def test_two_processes_share_one_cache_folder(tmp_path):
+    folder = str(with_kernels(tmp_path))
+    both = [start(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=folder) for _ in range(2)]
+    first, second = map(finish, both)
+    assert first == second == run(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=folder)
+
+
+def test_a_library_cut_short_is_built_again(tmp_path):
+    """A killed compiler leaves half a library under its final name: of a kernel, or of a probe for AVX."""
+    folder = with_kernels(tmp_path)
+    first = run(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=str(folder))
+    libraries = [p for p in folder.rglob("*.so") if p.parent.name != "bi_inductor"]
+    whole = {library: library.read_bytes() for library in libraries}
+    assert whole, "Inductor compiled nothing"
+    for at, library in enumerate(libraries):
+        library.write_bytes(whole[library][: 0 if at == 0 else len(whole[library]) // 2])
+    assert run(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=str(folder)) == first
+    for library, content in whole.items():
+        # a probe that was not needed again is gone; none is cut
+        assert not library.exists() or library.stat().st_size == len(content)
+
+
+def test_a_killed_compile_does_not_poison_the_cache(tmp_path):
+    folder = with_kernels(tmp_path)
+    for seconds in (4, 8):
+        process = start(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=str(folder))
+        time.sleep(seconds)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    fresh = with_kernels(tmp_path / "fresh")
+    again = run(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=str(folder))
+    assert again == run(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=str(fresh))
+
+
+def test_a_cache_folder_that_is_a_file_is_named(tmp_path):
+    """Stands for a folder that cannot be written: permissions do not stop root."""
+    blocked = tmp_path / "blocked"
+    blocked.write_text("")
+    process = start(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=str(blocked))
+    _, err = process.communicate(timeout=300)
+    assert process.returncode != 0
+    assert str(blocked) in err
+
+
+def test_a_full_disk_is_named_and_leaves_no_damage(tmp_path):
+    """A limit on the size of files stands for the disk; the same folder works once there is room."""
+    folder = with_kernels(tmp_path)
+    limited = (
+        "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))\n" + _SOFTMAX
+    )
+    process = start(limited, TORCHINDUCTOR_CACHE_DIR=str(folder))
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0 or "File too large" in err or "No space" in err, err[-2000:]
+    expected = run(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=str(folder))
+    assert process.returncode != 0 or out == expected
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        (lambda: torch.randn(4, 41), "shape|size|mat"),
+        (lambda: torch.randn(4, 40).double(), "dtype|Double|double|float"),
+        (lambda: torch.randn(40, 4).t()[:, :39], "shape|size|mat"),
+        (lambda: torch.tensor(1.0), "shape|dim|size|input"),
+    ],
+    ids=["width", "dtype", "stride", "rank"],
+)
+def test_inputs_that_do_not_fit_are_errors_and_leave_the_model_usable(wrong, text):
+    model = Small().eval()
+    x = torch.randn(4, 40)
+    ours = torch.compile(model, backend="batch_invariant", dynamic=False)
+    expected = ours(x)
+    with pytest.raises(Exception, match=text):
+        ours(wrong())
+    assert bits_equal(ours(x), expected)

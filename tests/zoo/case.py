@@ -1,0 +1,118 @@
+"""What an entry of the zoo is: a class of transformers, a small random configuration, its inputs."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+VOCAB = 128
+#: tokens per sample, pixels per side, samples of sound
+LENGTH, SIDE, SOUND = 9, 32, 800
+
+Inputs = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """One row of the zoo.
+
+    ``model`` and ``config`` name classes of transformers; ``inputs`` names how samples are made and handed over.
+    ``refused``: a part of the reason for which the model itself cannot be batch-invariant.
+    """
+
+    name: str
+    family: str
+    model: str
+    config: str
+    inputs: str
+    settings: Mapping[str, object] = field(default_factory=dict)
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A built model: how to make ``n`` samples for it, and how to call it."""
+
+    model: nn.Module
+    inputs: Callable[[int], Inputs]
+    call: Callable[[nn.Module, Inputs], object]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.model.parameters()).dtype
+
+    def run(self, *x: Tensor) -> object:
+        """Call the model in its own dtype; what ``torch.compile`` is given."""
+        return self.call(
+            self.model, tuple(t.to(self.dtype) if t.is_floating_point() else t for t in x)
+        )
+
+
+def tokens(n: int, length: int = LENGTH) -> Inputs:
+    return (torch.randint(3, VOCAB, (n, length)),)
+
+
+def padded_tokens(n: int, length: int = LENGTH) -> Inputs:
+    """Ids and a mask; rows are padded on the left by 0 to 3 tokens."""
+    (ids,) = tokens(n, length)
+    mask = torch.ones_like(ids)
+    for row in range(n):
+        mask[row, : row % 4] = 0
+    return ids, mask
+
+
+def pixels(n: int) -> Inputs:
+    return (torch.randn(n, 3, SIDE, SIDE),)
+
+
+def sound(n: int) -> Inputs:
+    return (torch.randn(n, SOUND),)
+
+
+def by_ids(model: nn.Module, x: Inputs) -> object:
+    return model(input_ids=x[0], use_cache=False)[0]
+
+
+def by_ids_and_mask(model: nn.Module, x: Inputs) -> object:
+    return model(input_ids=x[0], attention_mask=x[1])[0]
+
+
+def by_first(model: nn.Module, x: Inputs) -> object:
+    return model(x[0])[0]
+
+
+def by_both_sides(model: nn.Module, x: Inputs) -> object:
+    return model(input_ids=x[0], decoder_input_ids=x[1], use_cache=False)[0]
+
+
+def by_features(model: nn.Module, x: Inputs) -> object:
+    return model(input_features=x[0], decoder_input_ids=x[1], use_cache=False)[0]
+
+
+def by_text_and_pixels(model: nn.Module, x: Inputs) -> object:
+    out = model(input_ids=x[0], pixel_values=x[1])
+    return out.text_embeds, out.image_embeds
+
+
+#: name -> (n samples, the call)
+INPUTS: dict[str, tuple[Callable[[int], Inputs], Callable[[nn.Module, Inputs], object]]] = {
+    "tokens": (tokens, by_ids),
+    "padded": (padded_tokens, by_ids_and_mask),
+    "pixels": (pixels, by_first),
+    "sound": (sound, by_first),
+    "both_sides": (lambda n: (*tokens(n, 7), *tokens(n, 5)), by_both_sides),
+    "features": (lambda n: (torch.randn(n, 16, 40), *tokens(n, 5)), by_features),
+    "text_and_pixels": (lambda n: (*tokens(n), *pixels(n)), by_text_and_pixels),
+}
+
+
+def build(architecture: Architecture, dtype: torch.dtype = torch.float32) -> Case:
+    """The model in eval mode, with weights that do not depend on what was made before."""
+    import transformers
+
+    config = getattr(transformers, architecture.config)(**architecture.settings)
+    torch.manual_seed(0)
+    model = getattr(transformers, architecture.model)(config).eval().to(dtype)
+    inputs, call = INPUTS[architecture.inputs]
+    return Case(model, inputs, call)

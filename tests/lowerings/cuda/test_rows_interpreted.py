@@ -59,7 +59,7 @@ def test_norms(extent: int) -> None:
 @pytest.mark.parametrize("dim", [0, 1, 2])
 @pytest.mark.parametrize("log", [False, True])
 def test_softmax(dim: int, log: bool) -> None:
-    x = torch.randn(4, 9, 5000)
+    x = torch.randn(2, 3, 4100)
     out = softmax.softmax(x, dim, log, lanes=LANES)
     stock = torch.log_softmax(x, dim) if log else torch.softmax(x, dim)
     assert (out - stock).abs().max() < 1e-5

@@ -11,9 +11,12 @@ from tests.zoo.case import build
 #: one of each family, for what costs more compiles than one test per architecture
 ONE_PER_FAMILY = ("llama", "mixtral", "mamba", "bert", "t5", "swin", "wav2vec2")
 HALF = (torch.bfloat16, torch.float16)
+#: in every run; the others, at half a minute each, in `make test-all`
+ALWAYS = (*ONE_PER_FAMILY, "gpt2", "gemma3", "vit", "resnet")
+EACH = [n if n in ALWAYS else pytest.param(n, marks=pytest.mark.thorough) for n in ZOO]
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", EACH)
 def test_rows_do_not_depend_on_the_batch(name, batch_invariant):
     """Two graphs each: of one sample, and of five."""
     case = build(ZOO[name])
@@ -25,7 +28,7 @@ def test_rows_do_not_depend_on_the_batch(name, batch_invariant):
     assert all("planned" in graph.plan for graph in certificate.graphs), "no template ran"
 
 
-@pytest.mark.parametrize("name", ONE_PER_FAMILY)
+@pytest.mark.parametrize("name", ["llama", "mixtral", "t5"])
 def test_bfloat16_rows_do_not_depend_on_the_batch(name, batch_invariant):
     case = build(ZOO[name], torch.bfloat16)
     batch_invariant(

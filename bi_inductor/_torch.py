@@ -115,6 +115,9 @@ def keep_compiling() -> None:
     There is no limit per backend.
     """
     for name in ("recompile_limit", "accumulated_recompile_limit"):
+        # a setting belongs to its thread (2.13); other threads start from the default
+        entry = _dynamo_config._config[name]  # type: ignore[attr-defined]
+        entry.default = max(_NO_LIMIT, entry.default)
         setattr(_dynamo_config, name, max(_NO_LIMIT, getattr(_dynamo_config, name)))
 
 

@@ -41,7 +41,7 @@ test: install
 	$(BIN)/python tests/lowerings/mps/on_device.py
 else
 test: test-fast
-	$(BIN)/pytest tests -n 2 --dist loadfile -q --durations=20 --ignore=tests/graph $(addprefix --ignore=tests/lowerings/,$(OTHER_DEVICES))
+	$(BIN)/pytest tests -n 2 --dist worksteal -q --durations=20 --ignore=tests/graph $(addprefix --ignore=tests/lowerings/,$(OTHER_DEVICES))
 	$(MAKE) test-cuda
 endif
 

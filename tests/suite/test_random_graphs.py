@@ -40,6 +40,7 @@ def graphs_that_change(bundle, backend="batch_invariant"):
     ]
 
 
+@pytest.mark.thorough  # 220 graphs take more than ten minutes on two cores
 @settings(
     max_examples=BUNDLES, deadline=None, derandomize=True, database=None,
     suppress_health_check=list(HealthCheck), phases=[Phase.explicit, Phase.generate],

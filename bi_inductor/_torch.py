@@ -36,7 +36,8 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.nn.attention.flex_attention import _vmap_for_bhqkv as vmap_for_bhqkv
 from torch.utils._filelock import FileLock as file_lock
-from torch.utils._python_dispatch import _disable_current_modes
+from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
+from torch.utils._pytree import tree_leaves
 
 from bi_inductor.errors import UnsupportedTorchError
 
@@ -58,6 +59,7 @@ __all__ = [
     "file_lock",
     "flex_attention",
     "graph_break_of",
+    "has_fake",
     "in_backward",
     "inductor_cache_dir",
     "inductor_setting_names",
@@ -72,6 +74,7 @@ __all__ = [
     "root_cause",
     "select_decomp_table",
     "size_hint",
+    "top_dispatch_mode",
     "trace_structured",
     "tracing",
     "user_line",
@@ -234,6 +237,16 @@ def user_line(error: BaseException) -> str:
 def is_data_dependent(error: BaseException) -> bool:
     """Whether a fake tensor was asked for its numbers."""
     return isinstance(error, (DataDependentOutputException, DynamicOutputShapeException))
+
+
+def has_fake(*args: Any) -> bool:
+    """Whether a tensor among nested arguments is a fake one: some compiler is tracing."""
+    return any(isinstance(x, FakeTensor) for x in tree_leaves(args))
+
+
+def top_dispatch_mode() -> object:
+    """The mode that meets an op of this thread first, or None."""
+    return _get_current_dispatch_mode()
 
 
 def in_backward() -> bool:

@@ -16,19 +16,26 @@ from torch.fx import GraphModule
 from bi_inductor import _torch
 from bi_inductor.attention import attention
 
-ScoreMod = Callable[..., Tensor]
+Mod = Callable[..., Tensor]
+#: tensors that a score or mask function captures
+Buffers = tuple[Any, ...]
 
 
 def open_flex_attention(gm: GraphModule) -> bool:
     """Replace every ``flex_attention`` node of a Dynamo graph in place; whether there was one."""
-    changed = False
-    for node in gm.graph.find_nodes(op="call_function", target=_torch.flex_attention):
+    nodes = gm.graph.find_nodes(op="call_function", target=_torch.flex_attention)
+    for node in nodes:
+        query, key, value, score_mod, block_mask, scale, _options, *buffers = node.args
+        score_buffers, mask_buffers = (*buffers, (), ())[:2]
+        mask = (block_mask[-1], mask_buffers)
         wanted = {u.args[1] for u in node.users if u.target is operator.getitem}
-        score_mod = getattr(gm, node.args[3].target)
         # (out, lse, max_scores): an attention op makes the first only
-        masked = wanted <= {0} and len(wanted) == len(node.users) and _is_identity(score_mod)
-        node.target, changed = _masked if masked else _scored, True
-    return changed
+        if wanted == {0} and len(node.users) == 1 and _is_identity(getattr(gm, score_mod.target)):
+            node.target, node.args = _masked, (query, key, value, *mask, scale)
+        else:
+            node.target = _scored
+            node.args = (query, key, value, score_mod, score_buffers, *mask, scale)
+    return bool(nodes)
 
 
 def _is_identity(mod: Any) -> bool:
@@ -40,33 +47,23 @@ def _is_identity(mod: Any) -> bool:
 
 
 def _masked(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    score_mod: ScoreMod,
-    block_mask: tuple[Any, ...],
-    scale: float,
-    kernel_options: dict[str, Any],
-    score_buffers: tuple[Any, ...] = (),
-    mask_buffers: tuple[Any, ...] = (),
+    query: Tensor, key: Tensor, value: Tensor, mask_mod: Mod, mask_buffers: Buffers, scale: float
 ) -> tuple[Tensor]:
     """Masked attention: query ``[B, H, Lq, D]``, key ``[B, Hk, Lk, D]``, value ``[B, Hk, Lk, Dv]``."""
-    mask = _mask(query, key, block_mask, mask_buffers)
+    mask = _mask(query, key, mask_mod, mask_buffers)
     key, value = (t.expand(query.shape[0], -1, -1, -1) for t in (key, value))
-    out = attention(query, key, value, mask, scale=scale, enable_gqa=True)
-    return (out,)
+    return (attention(query, key, value, mask, scale=scale, enable_gqa=True),)
 
 
 def _scored(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    score_mod: ScoreMod,
-    block_mask: tuple[Any, ...],
+    score_mod: Mod,
+    score_buffers: Buffers,
+    mask_mod: Mod,
+    mask_buffers: Buffers,
     scale: float,
-    kernel_options: dict[str, Any],
-    score_buffers: tuple[Any, ...] = (),
-    mask_buffers: tuple[Any, ...] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scores as a tensor ``[B, H, Lq, Lk]`` in float32 (float64 for float64), log-sum-exp and maximum in base 2."""
     groups = query.shape[1] // key.shape[1]
@@ -78,7 +75,7 @@ def _scored(
     with _torch.TransformGetItemToIndex():
         mapped = _torch.vmap_for_bhqkv(score_mod, prefix=(0,), suffix=(None,) * len(score_buffers))
         scores = mapped(scores, *_indices(query, key), *score_buffers).to(working)
-    mask = _mask(query, key, block_mask, mask_buffers)
+    mask = _mask(query, key, mask_mod, mask_buffers)
     scores = torch.where(mask, scores, -math.inf)
     top = scores.amax(-1)
     # a row without a key: zero, not NaN
@@ -89,12 +86,10 @@ def _scored(
     return out, lse / math.log(2), top / math.log(2)
 
 
-def _mask(
-    query: Tensor, key: Tensor, block_mask: tuple[Any, ...], buffers: tuple[Any, ...]
-) -> Tensor:
+def _mask(query: Tensor, key: Tensor, mask_mod: Mod, buffers: Buffers) -> Tensor:
     """True where a key takes part, ``[B, H, Lq, Lk]``."""
     with _torch.TransformGetItemToIndex():
-        mapped = _torch.vmap_for_bhqkv(block_mask[-1], prefix=(), suffix=(None,) * len(buffers))
+        mapped = _torch.vmap_for_bhqkv(mask_mod, prefix=(), suffix=(None,) * len(buffers))
         return mapped(*_indices(query, key), *buffers)
 
 

@@ -385,7 +385,7 @@ _REMEDIES = {
     "_transformer_encoder_layer_fwd": "turn it off with torch.backends.mha.set_fastpath_enabled(False)",
     "_native_multi_head_attention": "turn it off with torch.backends.mha.set_fastpath_enabled(False)",
     "mkldnn_rnn_layer": "turn it off with torch.backends.mkldnn.flags(enabled=False)",
-    "flex_attention": "use F.scaled_dot_product_attention",
+    "flex_attention": "compile its caller with backend='batch_invariant', or use F.scaled_dot_product_attention",
 }
 _REMEDY = "use ops with a rule (bi_inductor.rules), or keep it out of the graph with torch.compiler.disable"
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, get_args
 
-from torch._ops import OpOverload
+from torch._ops import HigherOrderOperator, OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bi_inductor import _torch
 from bi_inductor.eager.routes import route_of
 from bi_inductor.errors import OptionError
 from bi_inductor.options import OnVariant
@@ -17,6 +18,9 @@ from bi_inductor.options import OnVariant
 
 class _Interceptor(TorchDispatchMode):
     """Sends each op the way that ``routes.py`` found for it. One per thread, however deep the nesting."""
+
+    # flex_attention and the like: traced inside a compilation, refused outside
+    supports_higher_order_operators = True
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -29,13 +33,15 @@ class _Interceptor(TorchDispatchMode):
 
     def __torch_dispatch__(
         self,
-        func: OpOverload,
+        func: OpOverload | HigherOrderOperator,
         types: Sequence[type],
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         # types names tensor subclasses only: fake tensors of a compilation, which has rules of its own
         if self.on_variant is None or types:
+            return func(*args, **(kwargs or {}))
+        if isinstance(func, HigherOrderOperator) and _torch.has_fake(args, kwargs):
             return func(*args, **(kwargs or {}))
         return route_of(func)(self, func, tuple(args), kwargs or {})
 
@@ -57,21 +63,21 @@ _LOCAL = _Threads()
 
 
 def _switch(on_variant: OnVariant | None) -> OnVariant | None:
-    """Set this thread's mode, None for off, and return what it was."""
+    """Set this thread's mode, None for off, and return what it was.
+
+    Off, it leaves the dispatch stack, where even an idle mode costs every op. Under another mode's block it cannot
+    yet: it idles until it is switched off with nothing above it.
+    """
     thread = _LOCAL.thread
-    previous, thread.interceptor.on_variant = thread.interceptor.on_variant, on_variant
+    interceptor = thread.interceptor
+    previous, interceptor.on_variant = interceptor.on_variant, on_variant
     if on_variant is not None and not thread.installed:
-        thread.interceptor.__enter__()  # type: ignore[no-untyped-call]
+        interceptor.__enter__()  # type: ignore[no-untyped-call]
         thread.installed = True
-    return previous
-
-
-def _restore(previous: OnVariant | None, *, uninstall: bool) -> None:
-    thread = _LOCAL.thread
-    thread.interceptor.on_variant = previous
-    if uninstall and thread.installed:
-        thread.interceptor.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+    elif on_variant is None and thread.installed and _torch.top_dispatch_mode() is interceptor:
+        interceptor.__exit__(None, None, None)  # type: ignore[no-untyped-call]
         thread.installed = False
+    return previous
 
 
 def is_batch_invariant_mode_enabled() -> bool:
@@ -102,7 +108,7 @@ class batch_invariant_mode(contextlib.ContextDecorator):
                 f"on_variant must be one of {', '.join(map(repr, get_args(OnVariant)))}, got {on_variant!r}"
             )
         self._wanted: OnVariant | None = on_variant if enabled else None
-        self._entered: list[tuple[OnVariant | None, bool]] = []
+        self._entered: list[OnVariant | None] = []
 
     def _recreate_cm(self) -> "batch_invariant_mode":
         # one object per call of a decorated function: threads must not share the list of what to restore
@@ -110,8 +116,7 @@ class batch_invariant_mode(contextlib.ContextDecorator):
 
     def __enter__(self) -> None:
         """Switch the mode for this thread."""
-        was_installed = _LOCAL.thread.installed
-        self._entered.append((_switch(self._wanted), was_installed))
+        self._entered.append(_switch(self._wanted))
 
     def __exit__(
         self,
@@ -120,8 +125,7 @@ class batch_invariant_mode(contextlib.ContextDecorator):
         trace: TracebackType | None,
     ) -> None:
         """Restore what was on before the block."""
-        previous, was_installed = self._entered.pop()
-        _restore(previous, uninstall=not was_installed)
+        _switch(self._entered.pop())
 
 
 class set_batch_invariant_mode:
@@ -132,7 +136,6 @@ class set_batch_invariant_mode:
     """
 
     def __init__(self, enabled: bool = True) -> None:
-        self._was_installed = _LOCAL.thread.installed
         self._previous = _switch("error" if enabled else None)
 
     def __enter__(self) -> None:
@@ -145,4 +148,4 @@ class set_batch_invariant_mode:
         trace: TracebackType | None,
     ) -> None:
         """Restore what was on before the call."""
-        _restore(self._previous, uninstall=not self._was_installed)
+        _switch(self._previous)

@@ -12,6 +12,7 @@ from bi_inductor.errors import Where
 _LIBRARIES = (
     str(Path(torch.__file__).parent),
     str(Path(__file__).parent.parent),
+    "<eval_with_key>",  # graphs that torch generated
 )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import torch
-from torch._ops import OpOverload
+from torch._ops import HigherOrderOperator, OpOverload
 
 from bi_inductor import _torch, rules
 from bi_inductor.attention import UNPLANNED
@@ -33,14 +33,16 @@ class Mode(Protocol):
 
 Args = tuple[Any, ...]
 Kwargs = Mapping[str, Any]
-Route = Callable[[Mode, OpOverload, Args, Kwargs], Any]
+Route = Callable[[Mode, Any, Args, Kwargs], Any]
 
 _ACCEPT = "batch_invariant_mode(on_variant='warn')"
 
 
 @functools.cache
-def route_of(func: OpOverload) -> Route:
+def route_of(func: OpOverload | HigherOrderOperator) -> Route:
     """Return the route of an op; decided once for each."""
+    if isinstance(func, HigherOrderOperator):
+        return _refused
     if func.namespace == "bi_inductor":
         return _planned_here if func in rules.rules() else _direct
     if exact.moves_data(func):
@@ -162,7 +164,7 @@ def _mutating(mode: Mode, func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
 
 
 def _refused(mode: Mode, func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
-    name = func._schema.name.split("::")[1]
+    name = getattr(func, "_opname", None) or func.name()
     error = UnknownOpError(
         str(func),
         user_frame(),

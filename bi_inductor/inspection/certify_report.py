@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bi_inductor.errors import InspectionError
 from bi_inductor.inspection.certify_hash import signed_hash
+from bi_inductor.inspection.schema import COUNT, TEXT, list_of, object_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -234,67 +235,52 @@ def table(content: Mapping[str, Any]) -> "Table":
     return made
 
 
-_TEXT = {"type": "string"}
-_COUNT = {"type": "integer", "minimum": 0}
 _STATUS = {"enum": ["passed", "failed", "not applicable", "not measured"]}
-_TEXTS = {"type": "object", "additionalProperties": _TEXT}
+_TEXTS = {"type": "object", "additionalProperties": TEXT}
 
 
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-def _list(items: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "array", "items": items}
-
-
-_GRAPH = _object(
+_GRAPH = object_of(
     {
-        "plan": _TEXT,
-        "variants": _list(_TEXT),
-        "backward_batch_sums": _list(_TEXT),
+        "plan": TEXT,
+        "variants": list_of(TEXT),
+        "backward_batch_sums": list_of(TEXT),
         "graph_break": {"type": ["string", "null"]},
     }
 )
-_CHECK = _object({"name": _TEXT, "status": _STATUS, "compared": _COUNT, "detail": _TEXT})
+_CHECK = object_of({"name": TEXT, "status": _STATUS, "compared": COUNT, "detail": TEXT})
 
 #: JSON Schema of ``ModelCertificate.json()`` and of the file that ``save`` writes.
 JSON_SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": SCHEMA,
-    **_object(
+    **object_of(
         {
             "schema": {"const": SCHEMA},
             "ok": {"type": "boolean"},
-            "subject": _object({"name": _TEXT, "structure": _TEXT}),
+            "subject": object_of({"name": TEXT, "structure": TEXT}),
             "environment": _TEXTS,
             "options": _TEXTS,
-            "batch_sizes": _list(_COUNT),
-            "static": _object(
+            "batch_sizes": list_of(COUNT),
+            "static": object_of(
                 {
                     "invariant": {"type": "boolean"},
-                    "refused": _TEXT,
-                    "hash": _TEXT,
-                    "graphs": _list(_GRAPH),
+                    "refused": TEXT,
+                    "hash": TEXT,
+                    "graphs": list_of(_GRAPH),
                 }
             ),
-            "axes": _list(
-                _object(
+            "axes": list_of(
+                object_of(
                     {
                         "axis": {"type": "integer", "minimum": 1, "maximum": 5},
-                        "name": _TEXT,
+                        "name": TEXT,
                         "status": _STATUS,
-                        "checks": _list(_CHECK),
+                        "checks": list_of(_CHECK),
                     }
                 )
             ),
-            "control": _TEXT,
-            "hash": _TEXT,
+            "control": TEXT,
+            "hash": TEXT,
         }
     ),
 }

@@ -3,6 +3,8 @@
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from bi_inductor.inspection.schema import COUNT, TEXT, list_of, object_of
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -171,46 +173,35 @@ def _plain(value: Any) -> Any:
 
 
 _NUMBER = {"type": ["number", "string"]}
-_COUNT = {"type": "integer", "minimum": 0}
 _MAYBE_COUNT = {"type": ["integer", "null"], "minimum": 0}
-_TEXT = {"type": "string"}
 _STATUS = {"enum": ["invariant", "variant", "not comparable"]}
 
 
-def _object(properties: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
-
-
-_CHANGE = {"changed": _COUNT, "total": _COUNT, "max_abs": _NUMBER, "max_ulp": _MAYBE_COUNT}
-_NODE = _object(
+_CHANGE = {"changed": COUNT, "total": COUNT, "max_abs": _NUMBER, "max_ulp": _MAYBE_COUNT}
+_NODE = object_of(
     {
-        **dict.fromkeys(("op", "name", "line", "code", "module", "reason"), _TEXT),
-        **dict.fromkeys(("graph", "batch_size", "row"), _COUNT),
-        "batch_sizes": {"type": "array", "items": _COUNT},
+        **dict.fromkeys(("op", "name", "line", "code", "module", "reason"), TEXT),
+        **dict.fromkeys(("graph", "batch_size", "row"), COUNT),
+        "batch_sizes": list_of(COUNT),
         **_CHANGE,
         "own_ulp": _MAYBE_COUNT,
         "evidence": {"enum": ["isolated", "twin", "in place", "inherited", "not isolated"]},
         "layout": {"enum": ["proved", "assumed"]},
     }
 )
-_OUTPUT = _object(
+_OUTPUT = object_of(
     {
-        "output": _TEXT,
-        "batch_size": _COUNT,
+        "output": TEXT,
+        "batch_size": COUNT,
         "status": _STATUS,
-        "rows": {"type": "array", "items": _COUNT},
+        "rows": list_of(COUNT),
         **_CHANGE,
-        "reason": _TEXT,
+        "reason": TEXT,
     }
 )
-_BLIND = _object(
+_BLIND = object_of(
     {
-        **dict.fromkeys(("op", "name", "line", "module", "reason"), _TEXT),
+        **dict.fromkeys(("op", "name", "line", "module", "reason"), TEXT),
         "by_design": {"type": "boolean"},
     }
 )
@@ -219,21 +210,21 @@ _BLIND = _object(
 JSON_SCHEMA: dict[str, Any] = {
     "$schema": "https://json-schema.org/draft/2020-12/schema",
     "title": SCHEMA,
-    **_object(
+    **object_of(
         {
             "schema": {"const": SCHEMA},
             "status": _STATUS,
             "ok": {"type": "boolean"},
             "first": {"anyOf": [_NODE, {"type": "null"}]},
-            "backend": _TEXT,
-            "torch": _TEXT,
-            "batch_sizes": {"type": "array", "items": _COUNT},
-            "samples": _COUNT,
-            "outputs": {"type": "array", "items": _OUTPUT},
-            "nodes": {"type": "array", "items": _NODE},
-            "compared": _COUNT,
-            "not_comparable": {"type": "array", "items": _BLIND},
-            "notes": {"type": "array", "items": _TEXT},
+            "backend": TEXT,
+            "torch": TEXT,
+            "batch_sizes": list_of(COUNT),
+            "samples": COUNT,
+            "outputs": list_of(_OUTPUT),
+            "nodes": list_of(_NODE),
+            "compared": COUNT,
+            "not_comparable": list_of(_BLIND),
+            "notes": list_of(TEXT),
         }
     ),
 }

@@ -5,9 +5,16 @@ import threading
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+from torch.utils.flop_counter import FlopCounterMode
 
 import bi_inductor
-from bi_inductor import batch_invariant_mode, is_batch_invariant_mode_enabled
+from bi_inductor import (
+    batch_invariant_mode,
+    is_batch_invariant_mode_enabled,
+    set_batch_invariant_mode,
+)
 from bi_inductor.errors import OptionError, UnknownOpError, VariantOpError
 from tests.rows import bits_equal, rows_that_change
 
@@ -49,6 +56,41 @@ def test_blocks_nest(data):
             assert not is_on(*data)
         assert is_on(*data)
     assert not is_on(*data)
+
+
+def test_switched_off_by_a_call_it_leaves_the_dispatch_stack(data):
+    set_batch_invariant_mode(True)
+    assert is_on(*data)
+    assert len(_get_current_dispatch_mode_stack()) == 1
+    set_batch_invariant_mode(False)
+    assert _get_current_dispatch_mode_stack() == []
+    assert not is_on(*data)
+
+
+def test_switched_off_under_another_mode_it_leaves_with_its_block(data):
+    with batch_invariant_mode():
+        with FlopCounterMode(display=False):
+            set_batch_invariant_mode(False)
+            assert not is_batch_invariant_mode_enabled()
+        assert not is_on(*data)
+    assert _get_current_dispatch_mode_stack() == []
+
+
+def attend(q, mask):
+    return flex_attention(q, q, q, block_mask=mask)
+
+
+def test_flex_attention_compiles_inside_and_is_refused_eager():
+    q = torch.randn(2, 2, 64, 32)
+    mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, 64, 64, device="cpu")
+    ours = torch.compile(attend, backend="batch_invariant")
+    with torch.no_grad():
+        outside = ours(q, mask)
+        torch.compiler.reset()
+        with batch_invariant_mode():
+            assert bits_equal(ours(q, mask), outside)
+            with pytest.raises(UnknownOpError, match="flex_attention"):
+                flex_attention(q, q, q)
 
 
 def test_an_exception_restores_what_was_on(data):
@@ -130,7 +172,8 @@ def test_an_op_without_a_rule_is_refused():
 def test_an_op_without_a_rule_can_be_accepted():
     x = torch.randn(3, 3)
     with batch_invariant_mode(on_variant="warn"), pytest.warns(UserWarning, match="linalg_eigh"):
-        torch.linalg.eigh(x @ x.T)
+        values = torch.linalg.eigh(x @ x.T).eigenvalues
+    assert values.shape == (3,)
 
 
 def test_batch_norm_in_training_is_refused():

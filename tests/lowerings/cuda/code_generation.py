@@ -14,6 +14,8 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
+from bi_inductor._torch import root_cause
+
 H100 = types.SimpleNamespace(
     name="NVIDIA H100 80GB HBM3",
     major=9,
@@ -116,8 +118,8 @@ def generate(
     torch._dynamo.reset()
     spare = copy.deepcopy(fn).requires_grad_(False) if isinstance(fn, torch.nn.Module) else fn
     # the pattern tables are traced with real tensors when first used: on the CPU, before the pretence
-    for module in (joint_graph, post_grad):
-        module.lazy_init(torch.device("cpu"))
+    joint_graph.lazy_init(torch.device("cpu"))
+    post_grad.lazy_init()
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         for module in (joint_graph, post_grad):
@@ -133,8 +135,9 @@ def generate(
         args = pytree.tree_map(lambda x: torch.empty_like(x, device="cuda"), tuple(inputs))
         try:
             torch.compile(fn, backend=backend, dynamic=dynamic, fullgraph=True)(*args)
-        except Exception:
-            if not found:
+        except Exception as error:
+            # compilers wrap whatever is raised inside them
+            if not isinstance(root_cause(error), _GeneratedError):
                 raise
     return found[0]
 

@@ -16,6 +16,7 @@ from torch._dynamo import config as _dynamo_config
 from torch._dynamo import lookup_backend, maybe_mark_dynamic
 from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 from torch._dynamo.backends.common import aot_autograd
+from torch._dynamo.eval_frame import cached_backends as _cached_backends
 from torch._guards import TracingContext
 from torch._guards import tracing as tracing_context
 from torch._higher_order_ops.flex_attention import flex_attention
@@ -71,6 +72,7 @@ __all__ = [
     "lookup_backend",
     "maybe_mark_dynamic",
     "outside_of_modes",
+    "reset_with_dynamo",
     "root_cause",
     "select_decomp_table",
     "size_hint",
@@ -122,6 +124,11 @@ def keep_compiling() -> None:
         entry = _dynamo_config._config[name]  # type: ignore[attr-defined]
         entry.default = max(_NO_LIMIT, entry.default)
         setattr(_dynamo_config, name, max(_NO_LIMIT, getattr(_dynamo_config, name)))
+
+
+def reset_with_dynamo(backend: Callable[..., Any]) -> None:
+    """Have ``torch.compiler.reset()`` call ``backend.reset``, also where a user's function stands around it."""
+    _cached_backends.setdefault(id(backend), backend)
 
 
 @contextlib.contextmanager

@@ -37,6 +37,7 @@ def batch_invariant(
     """
     from bi_inductor.pipeline import compile_graph
 
+    _torch.reset_with_dynamo(batch_invariant)
     return compile_graph(gm, example_inputs, mode=mode, options=options)
 
 

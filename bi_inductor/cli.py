@@ -135,7 +135,9 @@ def certify(
     dtype: DtypeOpt = None,
     batch_sizes: SizesOpt = None,
     as_json: JsonOpt = False,
-    output: Annotated[Path | None, typer.Option(help="write the certificate to this file")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="write the certificate to this file")
+    ] = None,
     check: Annotated[
         Path | None, typer.Option(help="measure nothing, compare plans with this certificate")
     ] = None,

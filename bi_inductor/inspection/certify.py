@@ -21,6 +21,7 @@ from bi_inductor.inspection.diff_samples import Samples, checked_sizes
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 Model = Callable[..., Any]
 
@@ -96,11 +97,14 @@ class Recheck:
             return f"{self.name}: this machine has the plans and versions of the certificate"
         return f"{self.name}: {len(self.differences)} differences; {self.differences[0]}"
 
-    def table(self) -> "Table":
-        """Return the result for a terminal of 100 columns."""
+    def table(self) -> "Table | Text":
+        """Return the result for a terminal of 100 columns; plain text where nothing differs."""
         from rich.table import Table
+        from rich.text import Text
 
-        made = Table(title=self.text() if self.ok else self.name, width=100, show_header=False)
+        if self.ok:
+            return Text(self.text())
+        made = Table(title=self.name, width=100, show_header=False)
         made.add_column("difference", overflow="fold")
         for line in self.differences:
             made.add_row(line)

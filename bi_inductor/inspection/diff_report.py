@@ -7,6 +7,7 @@ from bi_inductor.inspection.schema import COUNT, TEXT, list_of, object_of
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
 SCHEMA = "bi_inductor.diff/1"
 Status = Literal["invariant", "variant", "not comparable"]
@@ -136,8 +137,8 @@ class DiffReport:
             **_plain(asdict(self)),
         }
 
-    def table(self) -> "Table":
-        """Return the report for a terminal of 100 columns."""
+    def table(self) -> "Table | Text":
+        """Return the report for a terminal of 100 columns; plain text where no node is to be named."""
         from bi_inductor.inspection.diff_table import table
 
         return table(self)

@@ -11,11 +11,15 @@ from bi_inductor.inspection.diff_report import DiffReport, NodeDifference
 _STYLE = {"invariant": "green", "variant": "red", "not comparable": "yellow"}
 
 
-def table(report: DiffReport) -> Table:
-    """Return the first node, then the further culprits, one line per op and source line."""
+def table(report: DiffReport) -> Table | Text:
+    """Return the first node, then the further culprits, one line per op and source line; without any, text alone."""
+    title = Text(report.text(), style=_STYLE[report.status])
+    caption = Text("\n".join(_caption(report)))
+    if not report.nodes:
+        return Text("\n").join((title, caption))
     made = Table(
-        title=Text(report.text(), style=_STYLE[report.status]),
-        caption=Text("\n".join(_caption(report))),
+        title=title,
+        caption=caption,
         caption_justify="left",
         width=100,
     )
@@ -76,10 +80,11 @@ def _caption(report: DiffReport) -> list[str]:
             else "same bits"
         )
         lines.append(f"batch {size}: {said}")
-    lines.append(
-        f"{report.compared} values compared, {len(report.nodes)} changed, {len(report.culprits)} of them "
-        f"by themselves, {len(report.inherited)} by inheritance"
-    )
+    if report.compared:
+        lines.append(
+            f"{report.compared} values compared, {len(report.nodes)} changed, {len(report.culprits)} of them "
+            f"by themselves, {len(report.inherited)} by inheritance"
+        )
     blind = [n for n in report.not_comparable if not n.by_design]
     lines += [
         f"not comparable: {_short(n.op)} {_line(n.line)} {n.module}: {n.reason}" for n in blind[:5]

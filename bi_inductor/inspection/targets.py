@@ -136,7 +136,8 @@ def _pretrained(path: Path, dtype: torch.dtype | None, weights: bool) -> Target:
 
 
 def _class_of(transformers: Any, config: Any) -> Any:
-    named = (getattr(config, "architectures", None) or [None])[0]
+    # the config of a GGUF file names no class
+    named = (getattr(config, "architectures", None) or [""])[0]
     return getattr(transformers, named, None) or transformers.AutoModelForCausalLM
 
 

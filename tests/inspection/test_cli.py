@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from bi_inductor.cli import app
 from bi_inductor.errors import InspectionError
 from bi_inductor.inspection.targets import load_target
+from examples import quickstart
 
 
 def sound():
@@ -157,3 +158,20 @@ def test_the_module_runs_as_a_command():
     )
     for command in ("explain", "diff", "certify", "bench"):
         assert command in done.stdout
+
+
+def test_a_gguf_file_is_a_causal_model_without_its_weights():
+    found = load_target(str(quickstart.gguf_file()), dtype=None, weights=False)
+    assert isinstance(found.model, tf.LlamaForCausalLM)
+    assert next(found.model.parameters()).is_meta
+    assert found.kwargs["input_ids"].shape[0] == 2
+
+
+def test_diff_of_an_invariant_model_is_lines_without_a_table():
+    done = CliRunner().invoke(
+        app, ["diff", f"{__name__}:sound", "--backend", "batch_invariant", "--batch-sizes", "1,3"]
+    )
+    assert done.exit_code == 0
+    assert "the same bits at batch sizes 1, 3" in done.output
+    assert "┃" not in done.output
+    assert "values compared" not in done.output

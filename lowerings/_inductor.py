@@ -25,11 +25,16 @@ from torch._inductor.codegen.cpp import (
     CppVecKernel,
     CppVecOverrides,
 )
+from torch._inductor.codegen.cpp_utils import cexpr
 from torch._inductor.codegen.mps import MetalScheduling
 from torch._inductor.compile_fx import compile_fx_inner
+from torch._inductor.fx_passes import joint_graph
 from torch._inductor.virtualized import V
 
 from bi_inductor.errors import LoweringError
+
+#: Before 2.13 the joint passes drop the rounding of a cast to a half type and back.
+_KEEPS_ROUNDINGS = hasattr(joint_graph, "_is_lossless_fp_widening_cast")
 
 _WANTED_PINS: dict[str, Any] = {
     # reductions never reach Inductor on a device with templates of its own; these hold where they do
@@ -55,7 +60,6 @@ _WANTED_PINS: dict[str, Any] = {
     "combo_kernels": False,
     # a half value is rounded where the graph says, fused or not
     "emulate_precision_casts": True,
-    "use_joint_graph_passes": True,
     "dynamic_scale_rblock": False,
     "triton.multi_kernel": 0,
     "triton.cooperative_reductions": False,
@@ -73,7 +77,8 @@ _WANTED_PINS: dict[str, Any] = {
 def pins() -> dict[str, Any]:
     """The Inductor settings that batch invariance needs, without those this torch does not have."""
     known = _config.get_config_copy()
-    return {name: value for name, value in _WANTED_PINS.items() if name in known}
+    wanted = _WANTED_PINS | {"use_joint_graph_passes": _KEEPS_ROUNDINGS}
+    return {name: value for name, value in wanted.items() if name in known}
 
 
 class PinnedChoices(InductorChoices):
@@ -278,15 +283,32 @@ class _Tile2DOverrides(CppTile2DOverrides, _VecOverrides):
     """The same for kernels that are tiled in two loops."""
 
 
-class _ScalarKernel(CppKernel):
+class _AsIn213(CppKernel):
+    """What 2.13 mended in the kernels of 2.11 and 2.12."""
+
+    def cache_dtype_convert(self, *args: Any) -> None:
+        """Keep no unrounded value in place of a half one, fused or not (pytorch/pytorch#185337)."""
+
+    def check_bounds(self, expr: Any, *args: Any) -> None:
+        """Check an index after the line that computes it: 2.11 writes the check before it, undeclared."""
+        loads = self.loads
+        if self.cse.try_get(cexpr(self.rename_indexing(expr))) is not None:
+            self.loads = self.compute
+        try:
+            super().check_bounds(expr, *args)
+        finally:
+            self.loads = loads
+
+
+class _ScalarKernel(_AsIn213):
     overrides = _ScalarOverrides  # type: ignore[assignment]
 
 
-class _VecKernel(CppVecKernel):
+class _VecKernel(_AsIn213, CppVecKernel):
     overrides = _VecOverrides  # type: ignore[assignment]
 
 
-class _Tile2DKernel(CppTile2DKernel):
+class _Tile2DKernel(_AsIn213, CppTile2DKernel):
     overrides = _Tile2DOverrides  # type: ignore[assignment]
 
 

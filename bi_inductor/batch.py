@@ -121,7 +121,7 @@ def _explicit(
 ) -> dict[int, int | None]:
     given: dict[int, int | None] = {}
     for i, name in enumerate(named):
-        key = next((k for k in option if name in (k, f"L['{k}']", f'L["{k}"]')), None)
+        key = next((key for key in option if names_input(key, name)), None)
         if key is not None:
             given[i] = _checked(inputs[i], option[key], key)
     for i, dims in marked.items():
@@ -130,6 +130,11 @@ def _explicit(
         if dims:
             given[i] = _checked(inputs[i], int(dims[0]), named[i] or str(i))
     return given
+
+
+def names_input(key: str, source: str) -> bool:
+    """Whether ``key`` of ``batch_dims`` names the input that Dynamo calls ``source``."""
+    return source in (key, f"L['{key}']", f'L["{key}"]')
 
 
 def _checked(value: object, dim: int | None, name: str) -> int | None:

@@ -1,5 +1,6 @@
 """The way of a graph: attention, AOTAutograd, plan, rewrite, Inductor with its choices pinned, certificate."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from torch.fx import Graph, GraphModule
 
 from bi_inductor import _torch, certificates, trace
 from bi_inductor.attention import open_attention
-from bi_inductor.batch import BatchSpec, infer_batch_spec, is_tangent
+from bi_inductor.batch import BatchSpec, infer_batch_spec, is_tangent, names_input
 from bi_inductor.cache import clean_once, remove_unfinished_libraries, sources_digest
 from bi_inductor.decompositions import decomposition_table
 from bi_inductor.errors import OptionError, UnsupportedDeviceError
@@ -138,9 +139,22 @@ _LIFTED = _torch.InputSource("", True, ())
 
 
 def batch_of_inputs(gm: GraphModule, options: Options) -> InputBatch:
-    """What is known about the batch of a Dynamo graph's placeholders."""
-    placeholders = gm.graph.find_nodes(op="placeholder")
-    return InputBatch(tuple(map(_torch.input_source, placeholders)), options.batch_dims)
+    """What is known about the batch of a Dynamo graph's placeholders.
+
+    Warns of a name in ``batch_dims`` that is no input: misspelled, unused, or an input of another graph.
+    """
+    sources = tuple(map(_torch.input_source, gm.graph.find_nodes(op="placeholder")))
+    inputs = [s.name for s in sources if not s.is_state]
+    for key, _ in options.batch_dims:
+        if not any(names_input(key, name) for name in inputs):
+            spelled = [name.removeprefix("L['").removesuffix("']") for name in inputs]
+            warnings.warn(
+                f"batch_dims names {key!r}, which is no input of this graph; its inputs are "
+                f"{', '.join(spelled) or 'none'}. An input that it does not name has its batch where the "
+                "default puts it",
+                stacklevel=2,
+            )
+    return InputBatch(sources, options.batch_dims)
 
 
 def unite_batch_sizes(gm: GraphModule, inputs: InputBatch) -> None:

@@ -179,6 +179,8 @@ def test_batch_dims_can_be_named():
     assert explained(sums, torch.zeros(4, 16), options={"batch_dims": {"x": 1}}).ok
     with pytest.raises(OptionError):
         explained(sums, torch.zeros(4, 16), options={"batch_dims": {"x": 7}})
+    with pytest.warns(UserWarning, match="names 'X', which is no input of this graph.* are x"):
+        explained(sums, torch.zeros(4, 16), options={"batch_dims": {"X": 1}})
 
 
 def test_wrong_shapes_are_one_sentence_with_the_place():

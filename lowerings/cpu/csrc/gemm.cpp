@@ -17,11 +17,9 @@
 namespace bi::gemm {
 namespace {
 
-// Packed regions keep an a block in half of a 1 MB L2 beside a panel block of b; totals may live in L3.
+// A block of b stays in L2 while all panels of a, which may live in L3, pass by it.
 constexpr int64_t kBlockRows = 1120;
-constexpr int64_t kBlockTiles = 16;
-constexpr int64_t kBlockCols = kBlockTiles * kTileCols;
-constexpr int64_t kWideCols = 12 * kBlockCols;
+constexpr int64_t kWideCols = 12 * 16 * kTileCols;
 constexpr int64_t kDirectRows = 128;          // b is read in place up to here, as it is read once for all rows
 constexpr int64_t kDirectBytes = 640 << 10;   // and while the packed a fits most of L2
 constexpr int64_t kAheadBytes = 256 << 10;    // direct tiles prefetch the next tile up to this size, else
@@ -73,6 +71,8 @@ class Product {
 
  private:
   static constexpr int V = kVectorK<T>;
+  static constexpr int64_t kBlockTiles = std::is_same_v<T, Bf16> ? 32 : 16;  // columns of b end at a cache line
+  static constexpr int64_t kBlockCols = kBlockTiles * kTileCols;
   static int64_t vectors(int64_t k) { return (k + V - 1) / V; }
   int64_t row_bytes() const { return vectors(p_.k) * kVectorBytes; }
   bool b_is_k_contiguous() const { return p_.b.row_stride == 1 || p_.k <= 1; }
@@ -95,15 +95,16 @@ class Product {
     return panels;
   }
 
-  // Rows of a whole block from the totals of its tiles, [row panel][tile][kTileSize].
-  void write_block(const Region& r, const Panels& a, const Sum* totals, int64_t tiles, int cols, Sum* row) const {
+  // Rows of panel i from the totals of its tiles, [tile][kTileSize].
+  void write_panel(const Region& r, const Panels& a, int64_t i, const Sum* totals, int cols, Sum* row) const {
     const Epilogue<T> epilogue(p_);
     const int64_t used = (r.n1 - r.n0 + cols - 1) / cols;
-    for (int64_t i = 0; i < a.rows; i++) {
-      const Sum* from = totals + (i / a.width) * tiles * kTileSize + (i % a.width) * cols;
+    const int64_t height = std::min<int64_t>(a.width, a.rows - i * a.width);
+    for (int64_t j = 0; j < height; j++) {
+      const Sum* from = totals + j * cols;
       for (int64_t t = 0; t < used; t++, from += kTileSize)
         std::memcpy(row + t * cols, from, 8 * sizeof(Sum));  // the surplus is overwritten or ignored
-      epilogue.write(r.batch, r.m0 + i, r.n0, r.n1 - r.n0, row);
+      epilogue.write(r.batch, r.m0 + i * a.width + j, r.n0, r.n1 - r.n0, row);
     }
   }
 
@@ -123,7 +124,7 @@ class Product {
       const Region part{r.batch, r.m0, r.m1, n0, std::min(r.n1, n0 + block)};
       const int64_t tiles = (part.n1 - n0 + cols - 1) / cols;
       for (int64_t t = 0; t < tiles; t++) direct_tiles(part, a, n0 + t * cols, cols, single, totals + t * kTileSize, tiles);
-      write_block(part, a, totals, tiles, cols, row);
+      for (int64_t i = 0; i < a.count(); i++) write_panel(part, a, i, totals + i * tiles * kTileSize, cols, row);
     }
   }
 
@@ -174,8 +175,8 @@ class Product {
     }
   }
 
-  // Many rows or any strides: both operands go through panels, one chunk of K at a time. A block of columns is
-  // written out as soon as its last chunk is added, while its totals are still in L2.
+  // Many rows or any strides: both operands go through panels, one chunk of K at a time. A panel of rows is
+  // written out as soon as its last chunk is added, while its totals are still in L1.
   void packed(const Region& r) const {
     Scratch scratch;
     const int64_t depth = std::min(p_.split, p_.k), depth_bytes = vectors(depth) * kVectorBytes;
@@ -184,12 +185,12 @@ class Product {
     const bool one_chunk = p_.k <= p_.split;  // then a is packed once, and totals live for one block only
     const int64_t wide = one_chunk ? r.n1 - r.n0 : std::min(kWideCols, r.n1 - r.n0);
     const int64_t panels = (block_rows + kTileRows - 1) / kTileRows;
-    const int64_t block_sums = panels * kBlockTiles * kTileSize;
-    const int64_t kept = one_chunk ? 1 : (wide + kBlockCols - 1) / kBlockCols;
+    const int64_t panel_sums = kBlockTiles * kTileSize;
+    const int64_t kept = one_chunk ? 1 : (wide + kBlockCols - 1) / kBlockCols * panels;
     char* a_data = scratch.take<char>((block_rows + kTileRows) * depth_bytes);
     char* b_data = scratch.take<char>(kBlockCols * depth_bytes);
     Stored* rows_of_b = p_.source == nullptr ? nullptr : scratch.take<Stored>(depth * kBlockCols);
-    Sum* totals = scratch.take<Sum>(kept * block_sums + 8);
+    Sum* totals = scratch.take<Sum>(kept * panel_sums + 8);
     Sum* row = scratch.take<Sum>(kBlockCols + 8);
     for (int64_t m0 = r.m0; m0 < r.m1; m0 += block_rows) {
       for (int64_t n0 = r.n0; n0 < r.n1; n0 += wide) {
@@ -200,10 +201,12 @@ class Product {
           for (int64_t n = n0; n < part.n1; n += kBlockCols) {
             const Region block{r.batch, part.m0, part.m1, n, std::min(part.n1, n + kBlockCols)};
             const Panels b = pack_b(r.batch, k0, kc, n, block.n1, b_data, rows_of_b);
-            Sum* sums = totals + (one_chunk ? 0 : (n - n0) / kBlockCols * block_sums);
             Prefetcher ahead = next_b(part, k0, block.n1, a.count() * b.count());
-            multiply_panels(a, b, k0 == 0, sums, ahead);
-            if (k0 + kc == p_.k) write_block(block, a, sums, kBlockTiles, kTileCols, row);
+            Sum* sums = totals + (one_chunk ? 0 : (n - n0) / kBlockCols * panels * panel_sums);
+            for (int64_t i = 0; i < a.count(); i++, sums += one_chunk ? 0 : panel_sums) {
+              multiply_panel(a, i, b, k0 == 0, sums, ahead);
+              if (k0 + kc == p_.k) write_panel(block, a, i, sums, kTileCols, row);
+            }
           }
         }
       }
@@ -227,23 +230,23 @@ class Product {
     if (p_.source != nullptr || k0 >= p_.k) return {};
     const int64_t kc = std::min(p_.split, p_.k - k0), cols = std::min(kBlockCols, part.n1 - n), size = sizeof(Stored);
     if (p_.b.row_stride == 1) return {b_at(part.batch, k0, n), cols, p_.b.col_stride * size, kc * size, calls};
-    if (p_.b.col_stride == 1) return {b_at(part.batch, k0, n), kc, p_.b.row_stride * size, cols * size, calls};
-    return {};
+    if (p_.b.col_stride != 1 || p_.b.row_stride * size % 2048 == 0) return {};  // rows would evict one another
+    return {b_at(part.batch, k0, n), kc, p_.b.row_stride * size, cols * size, calls};
   }
 
-  static void multiply_panels(const Panels& a, const Panels& b, bool first, Sum* totals, Prefetcher& ahead) {
+  static void multiply_panel(const Panels& a, int64_t i, const Panels& b, bool first, Sum* totals, Prefetcher& ahead) {
     TileArgs<T> args{};
     args.vectors = a.vectors;
     args.first = first;
-    for (int64_t i = 0; i < a.count(); i++) {
-      args.a = a.panel(i);
-      const TileFunction<T> tile = packed_tile<T>(a.height(i));
-      for (int64_t t = 0; t < b.count(); t++) {
-        args.b = b.panel(t);
-        args.sums = totals + (i * kBlockTiles + t) * kTileSize;
-        tile(args);
-        ahead.advance();
-      }
+    args.a = a.panel(i);
+    const TileFunction<T> tile = packed_tile<T>(a.height(i));
+    Prefetcher next_a = i + 1 < a.count() ? Prefetcher(a.panel(i + 1), 1, 0, a.panel_bytes(), b.count()) : Prefetcher();
+    for (int64_t t = 0; t < b.count(); t++) {
+      args.b = b.panel(t);
+      args.sums = totals + t * kTileSize;
+      tile(args);
+      ahead.advance();
+      next_a.advance();
     }
   }
 

@@ -13,6 +13,7 @@
 #include "gemm_kernel.h"
 #include "gemm_pack.h"
 #include "gemm_stream.h"
+#include "gemm_window.h"
 
 namespace bi::gemm {
 namespace {
@@ -63,9 +64,9 @@ class Product {
   void run(const Region& r) const {
     if (p_.uniform) return packed(r);
     const int64_t rows = r.m1 - r.m0;
-    const bool in_memory = p_.source == nullptr;
-    if (in_memory && b_is_k_contiguous() && rows <= kDirectRows && row_bytes() * rows <= kDirectBytes) return direct(r);
-    if ((!in_memory || p_.b.col_stride == 1) && rows <= kStreamRows) return stream(r);
+    if (p_.window != nullptr) return rows <= kWindowRows ? windowed(r) : packed(r);
+    if (b_is_k_contiguous() && rows <= kDirectRows && row_bytes() * rows <= kDirectBytes) return direct(r);
+    if (p_.b.col_stride == 1 && rows <= kStreamRows) return stream(r);
     packed(r);
   }
 
@@ -73,6 +74,7 @@ class Product {
   static constexpr int V = kVectorK<T>;
   static constexpr int64_t kBlockTiles = std::is_same_v<T, Bf16> ? 32 : 16;  // columns of b end at a cache line
   static constexpr int64_t kBlockCols = kBlockTiles * kTileCols;
+  static_assert(kBlockCols <= kStagedCols);
   static int64_t vectors(int64_t k) { return (k + V - 1) / V; }
   int64_t row_bytes() const { return vectors(p_.k) * kVectorBytes; }
   bool b_is_k_contiguous() const { return p_.b.row_stride == 1 || p_.k <= 1; }
@@ -84,6 +86,10 @@ class Product {
   const Stored* b_at(int64_t batch, int64_t k, int64_t n) const {
     return static_cast<const Stored*>(p_.b.data) + batch * p_.b.batch_stride + k * p_.b.row_stride +
            n * p_.b.col_stride;
+  }
+
+  const Stored* volume_at(int64_t batch, int64_t n) const {
+    return static_cast<const Stored*>(p_.b.data) + batch * p_.b.batch_stride + n;
   }
 
   // Rows [m0, m1) of a, k in [k0, k0 + kc), spread evenly over panels.
@@ -158,20 +164,33 @@ class Product {
     pack<T>(a_at(r.batch, r.m0, 0), p_.a.row_stride, p_.a.col_stride, p_.k, a);
     Sum* lanes = scratch.take<Sum>(rows * kLanes<T> * width);
     Sum* totals = scratch.take<Sum>(rows * width);
-    Stored* rows_of_b = p_.source == nullptr ? nullptr : scratch.take<Stored>(std::min(p_.split, p_.k) * width);
     const Epilogue<T> epilogue(p_);
     for (int64_t n0 = r.n0; n0 < r.n1; n0 += width) {
       const int64_t cols = std::min(width, r.n1 - n0);
       for (int64_t k0 = 0; k0 < p_.k; k0 += p_.split) {
         const int64_t kc = std::min(p_.split, p_.k - k0);
-        const Stored* b = rows_of_b;
-        if (p_.source == nullptr) b = b_at(r.batch, k0, n0);
-        else p_.source->fill(p_.source_entry + r.batch, k0, kc, n0, cols, rows_of_b, width);
-        const StreamArgs<T> args{a_data + k0 / V * kVectorBytes, row_bytes(), b, p_.source == nullptr ? p_.b.row_stride : width,
+        const StreamArgs<T> args{a_data + k0 / V * kVectorBytes, row_bytes(), b_at(r.batch, k0, n0), p_.b.row_stride,
                                  kc, cols, width, lanes, totals, k0 == 0};
         stream_chunk<T>(static_cast<int>(rows), args);
       }
       for (int64_t i = 0; i < rows; i++) epilogue.write(r.batch, r.m0 + i, n0, cols, totals + i * width);
+    }
+  }
+
+  // A convolution of few channels, such as a depthwise one: lanes are registers, vectors hold positions.
+  void windowed(const Region& r) const {
+    constexpr int64_t kCols = 512;
+    Scratch scratch;
+    Sum* weights = scratch.take<Sum>(p_.k);
+    Sum* row = scratch.take<Sum>(kCols + kWindowSlack);
+    const Epilogue<T> epilogue(p_);
+    for (int64_t m = r.m0; m < r.m1; m++) {
+      for (int64_t k = 0; k < p_.k; k++) weights[k] = T::widen(*a_at(r.batch, m, k));
+      for (int64_t n = r.n0; n < r.n1; n += kCols) {
+        const int64_t count = std::min(kCols, r.n1 - n);
+        window_row<T>({weights, p_.window->rows, p_.k, p_.split}, volume_at(r.batch, n), count, row);
+        epilogue.write(r.batch, m, n, count, row);
+      }
     }
   }
 
@@ -189,7 +208,6 @@ class Product {
     const int64_t kept = one_chunk ? 1 : (wide + kBlockCols - 1) / kBlockCols * panels;
     char* a_data = scratch.take<char>((block_rows + kTileRows) * depth_bytes);
     char* b_data = scratch.take<char>(kBlockCols * depth_bytes);
-    Stored* rows_of_b = p_.source == nullptr ? nullptr : scratch.take<Stored>(depth * kBlockCols);
     Sum* totals = scratch.take<Sum>(kept * panel_sums + 8);
     Sum* row = scratch.take<Sum>(kBlockCols + 8);
     for (int64_t m0 = r.m0; m0 < r.m1; m0 += block_rows) {
@@ -200,7 +218,7 @@ class Product {
           const Panels a = pack_a(r.batch, part.m0, part.m1, k0, kc, a_data);
           for (int64_t n = n0; n < part.n1; n += kBlockCols) {
             const Region block{r.batch, part.m0, part.m1, n, std::min(part.n1, n + kBlockCols)};
-            const Panels b = pack_b(r.batch, k0, kc, n, block.n1, b_data, rows_of_b);
+            const Panels b = pack_b(r.batch, k0, kc, n, block.n1, b_data);
             Prefetcher ahead = next_b(part, k0, block.n1, a.count() * b.count());
             Sum* sums = totals + (one_chunk ? 0 : (n - n0) / kBlockCols * panels * panel_sums);
             for (int64_t i = 0; i < a.count(); i++, sums += one_chunk ? 0 : panel_sums) {
@@ -213,13 +231,14 @@ class Product {
     }
   }
 
-  Panels pack_b(int64_t batch, int64_t k0, int64_t kc, int64_t n0, int64_t n1, char* data, Stored* rows) const {
+  Panels pack_b(int64_t batch, int64_t k0, int64_t kc, int64_t n0, int64_t n1, char* data) const {
     const Panels panels{data, vectors(kc), n1 - n0, kTileCols, true};
-    if (p_.source == nullptr) {
+    if (p_.window == nullptr) {
       pack<T>(b_at(batch, k0, n0), p_.b.col_stride, p_.b.row_stride, kc, panels);
     } else {
-      p_.source->fill(p_.source_entry + batch, k0, kc, n0, n1 - n0, rows, n1 - n0);
-      pack<T>(rows, 1, n1 - n0, kc, panels);
+      const Stored* volume = volume_at(batch, n0);
+      pad_last_panel(panels);
+      pack_staged<T>([&](int64_t k) { return volume + p_.window->rows[k0 + k]; }, kc, panels);
     }
     return panels;
   }
@@ -227,7 +246,7 @@ class Product {
   // The block of b that is packed after the one that ends at column n of the chunk at k0.
   Prefetcher next_b(const Region& part, int64_t k0, int64_t n, int64_t calls) const {
     if (n >= part.n1) n = part.n0, k0 += p_.split;
-    if (p_.source != nullptr || k0 >= p_.k) return {};
+    if (p_.window != nullptr || k0 >= p_.k) return {};
     const int64_t kc = std::min(p_.split, p_.k - k0), cols = std::min(kBlockCols, part.n1 - n), size = sizeof(Stored);
     if (p_.b.row_stride == 1) return {b_at(part.batch, k0, n), cols, p_.b.col_stride * size, kc * size, calls};
     if (p_.b.col_stride != 1 || p_.b.row_stride * size % 2048 == 0) return {};  // rows would evict one another

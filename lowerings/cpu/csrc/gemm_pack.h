@@ -192,12 +192,12 @@ void pack_transposed(const typename T::Stored* src, int64_t ks, int64_t kc, cons
 }
 
 // Columns of b that pack_staged holds at a time: one long run per row of b, which is one page and a few lines.
-constexpr int64_t kStagedCols = 320;
+constexpr int64_t kStagedCols = 160;
 
 // The same through a copy of a few rows. In a wide b, rows lie whole pages apart: reading them in long runs saves
-// page walks, and lines of many rows in one cache set no longer evict each other.
-template <class T>
-void pack_staged(const typename T::Stored* src, int64_t ks, int64_t kc, const Panels& panels) {
+// page walks, and lines of many rows in one cache set no longer evict each other. row_at(k): columns of row k.
+template <class T, class RowAt>
+void pack_staged(const RowAt& row_at, int64_t kc, const Panels& panels) {
   using Stored = typename T::Stored;
   constexpr int V = kVectorK<T>, R = Block<T>::kRows, kAhead = 16;
   constexpr int64_t kStride = kStagedCols + 64 / sizeof(Stored);
@@ -209,8 +209,8 @@ void pack_staged(const typename T::Stored* src, int64_t ks, int64_t kc, const Pa
   for (int64_t k = 0; k < kc; k += V, out += panels.width * kVectorBytes) {
     const int64_t left = std::min<int64_t>(V, kc - k);
     for (int64_t i = 0; i < left; i++) {
-      const Stored* row = src + (k + i) * ks;
-      const char* ahead = reinterpret_cast<const char*>(k + i + kAhead < kc ? row + kAhead * ks : row);
+      const Stored* row = row_at(k + i);
+      const char* ahead = reinterpret_cast<const char*>(row_at(std::min(k + i + kAhead, kc - 1)));
       for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(ahead + at, 0, 2);
       std::memcpy(stage + i * kStride, row, static_cast<size_t>(bytes));
     }
@@ -231,15 +231,19 @@ void pack_staged(const typename T::Stored* src, int64_t ks, int64_t kc, const Pa
   }
 }
 
+inline void pad_last_panel(const Panels& panels) {
+  if (!panels.full) return;
+  for (int64_t r = panels.rows; r < panels.count() * panels.width; r++)
+    for (int64_t v = 0; v < panels.vectors; v++) std::memset(panels.row(r) + v * panels.step(r), 0, kVectorBytes);
+}
+
 // Packs rows x kc elements at src; strides in elements. panels.vectors must hold kc.
 template <class T>
 void pack(const typename T::Stored* src, int64_t row_stride, int64_t k_stride, int64_t kc, const Panels& panels) {
-  if (panels.full) {
-    for (int64_t r = panels.rows; r < panels.count() * panels.width; r++)
-      for (int64_t v = 0; v < panels.vectors; v++) std::memset(panels.row(r) + v * panels.step(r), 0, kVectorBytes);
-  }
+  pad_last_panel(panels);
   if (row_stride == 1 && k_stride != 1 && panels.rows > 1) {
-    if (panels.full && panels.rows <= kStagedCols) return pack_staged<T>(src, k_stride, kc, panels);
+    if (panels.full && panels.rows <= kStagedCols)
+      return pack_staged<T>([&](int64_t k) { return src + k * k_stride; }, kc, panels);
     return pack_transposed<T>(src, k_stride, kc, panels);
   }
   for (int64_t r = 0; r < panels.rows; r++) {

@@ -8,7 +8,6 @@ The figure is stock time / our time: above 1.00 we are faster. For M <= 16 the w
 import argparse
 import importlib
 import itertools
-import math
 import sys
 from collections.abc import Callable
 
@@ -16,6 +15,8 @@ import torch
 
 import bi_inductor.ops
 from benchmarks.timing import clock_for, geometric_mean, interleaved, repeats_for
+from bi_inductor.templates import Matmul, PlanKey
+from lowerings.cpu.plans import plan_for
 
 assert bi_inductor.ops.SCHEMAS
 
@@ -27,20 +28,24 @@ MODELS = {
 ROWS = (1, 4, 16, 64, 256, 1024)
 COLD_ROWS = 16
 COLD_BYTES = 120 << 20
-SPLIT_SIZE = {torch.float32: 768, torch.bfloat16: 1024, torch.float16: 768, torch.float64: 384}
 
 
-def operands(
-    m: int, k: int, n: int, layout: str, dtype: torch.dtype
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Activations [m, k] and enough weights: [k, n] for mm, [n, k] for linear."""
-    one = k * n * dtype.itemsize
-    copies = math.ceil(COLD_BYTES / one) if m <= COLD_ROWS else 1
+def split_of(dtype: torch.dtype) -> int:
+    """The plan's ``split_size``."""
+    key = PlanKey(template=Matmul, reduced=(), dtype=dtype, device="cpu")
+    split = plan_for(key).split_size
+    assert split is not None
+    return split
+
+
+def weights_of(k: int, n: int, layout: str, dtype: torch.dtype) -> list[torch.Tensor]:
+    """Weights of more than COLD_BYTES together: [k, n] for mm, [n, k] for linear."""
     shape = (k, n) if layout == "mm" else (n, k)
-    return torch.randn(m, k).to(dtype), [torch.randn(shape).to(dtype) for _ in range(copies)]
+    first = torch.randn(shape).to(dtype)
+    return [first, *(first.clone() for _ in range(COLD_BYTES // (k * n * dtype.itemsize)))]
 
 
-def calls(layout: str, dtype: torch.dtype, split: int) -> tuple[Callable, Callable]:
+def calls(layout: str, split: int) -> tuple[Callable, Callable]:
     ours = torch.ops.bi_inductor.mm
     if layout == "mm":
         return torch.mm, lambda a, w: ours(a, w, split_size=split)
@@ -48,12 +53,13 @@ def calls(layout: str, dtype: torch.dtype, split: int) -> tuple[Callable, Callab
 
 
 def compare(
-    m: int, k: int, n: int, layout: str, dtype: torch.dtype, threads: int, budget: float, split: int
+    m: int, weights: list[torch.Tensor], layout: str, threads: int, budget: float, split: int
 ) -> tuple[float, float]:
-    """Median seconds of stock and of ours for one shape."""
-    a, weights = operands(m, k, n, layout, dtype)
-    rotation = itertools.cycle(weights)
-    stock, ours = calls(layout, dtype, split)
+    """Median seconds of stock and of ours for m rows."""
+    dtype = weights[0].dtype
+    a = torch.randn(m, weights[0].shape[0 if layout == "mm" else 1]).to(dtype)
+    rotation = itertools.cycle(weights if m <= COLD_ROWS else weights[:1])
+    stock, ours = calls(layout, split)
     t = interleaved(
         {"stock": lambda: stock(a, next(rotation)), "ours": lambda: ours(a, next(rotation))},
         rounds=10**6,
@@ -77,12 +83,13 @@ def table(
     for model in args.models:
         for k, n in MODELS[model]:
             row = []
+            weights = weights_of(k, n, layout, dtype)
             for m in args.rows:
                 if m * k * n > args.largest * 1e9:
                     row.append("-")
                     continue
                 stock, ours = compare(
-                    m, k, n, layout, dtype, threads, args.seconds, args.split or SPLIT_SIZE[dtype]
+                    m, weights, layout, threads, args.seconds, args.split or split_of(dtype)
                 )
                 ratios.append(stock / ours)
                 row.append(f"{stock / ours:.2f}")
@@ -102,7 +109,7 @@ def main() -> None:
     parser.add_argument("--layout", nargs="+", default=["mm", "linear"], choices=["mm", "linear"])
     parser.add_argument("--rows", type=int, nargs="+", default=list(ROWS))
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=list(MODELS))
-    parser.add_argument("--seconds", type=float, default=0.3, help="time per shape")
+    parser.add_argument("--seconds", type=float, default=0.15, help="time per shape")
     parser.add_argument(
         "--largest", type=float, default=20.0, help="skip shapes above this many G multiply-adds"
     )

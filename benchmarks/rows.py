@@ -3,20 +3,14 @@
     python -m benchmarks.rows [--threads 1 2] [--quick] [--filter softmax] [--all]
 
 Both sides are called through ``torch.ops``, allocation included. ``speed / stock`` above 1: we are faster.
-Needs the kernels: ``tests/lowerings/rows_library.py`` builds them if nobody has registered any.
 """
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import torch
 
 from benchmarks.timing import clock_for, geometric_mean, interleaved, markdown, repeats_for
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "lowerings"))
-from rows_library import load
 
 OURS = torch.ops.bi_inductor
 ATEN = torch.ops.aten
@@ -134,6 +128,8 @@ def main() -> None:
     parser.add_argument("--all", action="store_true", help="print every cell")
     parser.add_argument("--filter", default="", help="op names, separated by commas")
     args = parser.parse_args()
+    from lowerings.cpu.build import load
+
     load()
     torch.manual_seed(0)
     for threads in args.threads:

@@ -31,6 +31,7 @@ TORCH_LIBRARY_IMPL(bi_inductor, CPU, m) {
 }
 """
 PLAIN = """
+#include "conv.h"
 #include "gemm.h"
 extern "C" void product(int dtype, const int64_t* mnk, const void* a, const int64_t* a_strides, const void* b,
                         const int64_t* b_strides, void* out, int64_t split, int threads) {
@@ -41,6 +42,20 @@ extern "C" void product(int dtype, const int64_t* mnk, const void* a, const int6
   p.b = {b, 0, b_strides[0], b_strides[1]};
   p.out = out, p.out_row_stride = p.n, p.split = split, p.threads = threads;
   bi::gemm::run(p);
+}
+// geometry: samples, groups, channels in and out, then input, output, kernel, stride, padding, dilation [h, w]
+extern "C" void convolve(int dtype, const int64_t* geometry, int transposed, const void* x, const void* weight,
+                         void* out, int64_t split, int threads) {
+  bi::conv::Problem p;
+  bi::conv::Shape& s = p.shape;
+  s.samples = geometry[0], s.groups = geometry[1], s.in_channels = geometry[2], s.out_channels = geometry[3];
+  int64_t* const fields[] = {s.in, s.out, s.kernel, s.stride, s.padding, s.dilation};
+  for (int f = 0; f < 6; f++)
+    for (int d = 0; d < 2; d++) fields[f][1 + d] = geometry[4 + 2 * f + d];
+  s.transposed = transposed != 0;
+  p.dtype = static_cast<bi::gemm::Dtype>(dtype);
+  p.x = x, p.weight = weight, p.out = out, p.split = split, p.threads = threads;
+  bi::conv::run(p);
 }
 """
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -62,9 +77,8 @@ def _build(
     name: str, isa: str, main: str, families: tuple[str, ...], extra: list[str], link: list[str]
 ) -> Path:
     key = hashlib.sha256("".join((torch.__version__, main, *FLAGS, *ISAS[isa])).encode())
-    for source in sorted(
-        p for p in CSRC.rglob("*") if p.name.split(".")[0].startswith(("gemm", "conv"))
-    ):
+    parts = ("gemm", "conv", "simd", "half", "parallel")
+    for source in sorted(p for p in CSRC.rglob("*") if p.name.split(".")[0].startswith(parts)):
         key.update(source.read_bytes())
     folder = Path(tempfile.gettempdir()) / f"bi_inductor_{name}_{isa}_{key.hexdigest()[:16]}"
     path = folder / f"{name}.so"
@@ -102,7 +116,9 @@ def load() -> None:
 @functools.cache
 def plain(isa: str) -> ctypes.CDLL:
     """The kernels of one instruction set, without torch."""
-    families = tuple(sorted(p.stem for p in CSRC.glob("gemm*.cpp")))
+    families = tuple(
+        sorted(p.stem for p in CSRC.glob("*.cpp") if p.stem.startswith(("gemm", "conv")))
+    )
     return ctypes.CDLL(str(_build("gemm_plain", isa, PLAIN, families, [], [])))
 
 
@@ -122,5 +138,35 @@ def mm_of_isa(
         ctypes.c_void_p(out.data_ptr()),
         ctypes.c_int64(split_size),
         threads,
+    )
+    return out
+
+
+def conv2d_of_isa(
+    isa: str,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    out: torch.Tensor,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    transposed: bool,
+    groups: int,
+    split_size: int,
+) -> torch.Tensor:
+    """A 2-d convolution without bias by the kernels of one instruction set, in two threads, into ``out``."""
+    if transposed:
+        weight = weight.unflatten(0, (groups, -1)).transpose(1, 2).contiguous()
+    geometry = [x.shape[0], groups, x.shape[1], out.shape[1], *x.shape[2:], *out.shape[2:]]
+    geometry += [*weight.shape[-2:], *stride, *padding, *dilation]
+    plain(isa).convolve(
+        DTYPES.index(x.dtype),
+        (ctypes.c_int64 * len(geometry))(*geometry),
+        transposed,
+        ctypes.c_void_p(x.data_ptr()),
+        ctypes.c_void_p(weight.data_ptr()),
+        ctypes.c_void_p(out.data_ptr()),
+        ctypes.c_int64(split_size),
+        2,
     )
     return out

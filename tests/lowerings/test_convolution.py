@@ -21,6 +21,10 @@ CASES = {
     "grouped": ((5, 12, 8, 8), (18, 4, 3, 3), [1, 1], [1, 1], [1, 1], False, [0, 0], 3),
     "depthwise": ((5, 10, 13, 9), (10, 1, 3, 3), [1, 1], [1, 1], [1, 1], False, [0, 0], 10),
     "depthwise strided": ((5, 6, 13, 9), (12, 1, 5, 5), [2, 2], [2, 2], [1, 1], False, [0, 0], 6),
+    "depthwise 7 x 7": ((3, 5, 9, 40), (5, 1, 7, 7), [1, 1], [3, 3], [1, 1], False, [0, 0], 5),
+    "few channels": ((3, 70, 8, 9), (3, 70, 4, 4), [1, 1], [2, 1], [1, 1], False, [0, 0], 1),
+    "transposed depthwise": ((3, 4, 6, 7), (4, 1, 4, 4), [2, 2], [1, 1], [1, 1], True, [0, 0], 4),
+    "transposed, gaps": ((3, 4, 6, 7), (4, 6, 2, 2), [3, 3], [0, 0], [2, 1], True, [1, 0], 1),
     "transposed": ((5, 6, 7, 5), (6, 9, 3, 4), [2, 3], [1, 0], [1, 1], True, [1, 2], 1),
     "transposed grouped": ((5, 6, 11), (6, 4, 4), [2], [1], [2], True, [0], 2),
     "3d": ((3, 4, 5, 6, 7), (6, 4, 3, 2, 3), [1, 2, 1], [1, 0, 1], [1, 1, 1], False, [0, 0, 0], 1),
@@ -83,7 +87,9 @@ def test_a_sample_depends_on_itself_alone(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", ["3 x 3", "strided", "depthwise"])
+@pytest.mark.parametrize(
+    "name", ["3 x 3", "strided", "depthwise", "depthwise 7 x 7", "few channels"]
+)
 def test_the_order_is_the_one_of_mm_over_unfolded_patches(name, dtype):
     x, weight, bias, geometry = case(name, dtype)
     stride, padding, dilation, _, _, groups = geometry
@@ -100,6 +106,32 @@ def test_the_order_is_the_one_of_mm_over_unfolded_patches(name, dtype):
             bias[rows, None],
         )
         assert torch.equal(out[rows].reshape(per_group, -1), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "name", [n for n in CASES if n[:2] not in ("1d", "3d") and "grouped" not in n]
+)
+def test_every_instruction_set_gives_the_same_bits(name, dtype):
+    x, weight, _, (*geometry, output_padding, groups) = case(name, dtype)
+    x[0, 0, 0, 0], x[1, 0, 1, 1] = torch.finfo(dtype).tiny / 4, -torch.finfo(dtype).tiny
+    expected = ours(x, weight, None, *geometry, output_padding, groups)
+    for isa in gemm_library.host_isas():
+        out = torch.empty_like(expected)
+        gemm_library.conv2d_of_isa(
+            isa, x, weight, out, *geometry, groups, reference.SPLIT_SIZE[dtype]
+        )
+        assert torch.equal(out, expected), isa
+
+
+def test_transposed_convolution_multiplies_no_zeros_between_the_inputs():
+    x, weight = torch.randn(2, 3, 6, 6), torch.randn(3, 4, 2, 2)
+    weight[:, :, 0, 1] = torch.inf
+    geometry = [2, 2], [0, 0], [1, 1], True, [0, 0], 1
+    out = ours(x, weight, None, *geometry)
+    finite = torch.ops.aten.convolution(x, weight, None, *geometry).isfinite()
+    assert finite.sum() == finite.numel() * 3 // 4
+    assert torch.equal(out.isfinite(), finite)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -1,7 +1,8 @@
 // Convolution as a product: out[channel, position] = weight[channel, k] @ patches[k, position], k = (c, kd, kh, kw).
 //
-// Patches are made on the fly, block by block. The plan is the one of gemm.h with K = channels x taps of a group,
-// for every sample by itself; a padded tap is a zero times its weight. Torch-free.
+// The plan is the one of gemm.h with K = channels x taps of a group, for every sample by itself; a tap on the padding
+// is a zero times its weight. Transposed: K runs over the taps that reach an input or the padding around the inputs.
+// Torch-free.
 #pragma once
 
 #include <cstdint>

@@ -13,15 +13,14 @@
 #include "gemm_kernel.h"
 #include "gemm_pack.h"
 #include "gemm_stream.h"
+#include "gemm_window.h"
 
 namespace bi::gemm {
 namespace {
 
-// Packed regions keep an a block in half of a 1 MB L2 beside a panel block of b; totals may live in L3.
+// A block of b stays in L2 while all panels of a, which may live in L3, pass by it.
 constexpr int64_t kBlockRows = 1120;
-constexpr int64_t kBlockTiles = 16;
-constexpr int64_t kBlockCols = kBlockTiles * kTileCols;
-constexpr int64_t kWideCols = 12 * kBlockCols;
+constexpr int64_t kWideCols = 12 * 16 * kTileCols;
 constexpr int64_t kDirectRows = 128;          // b is read in place up to here, as it is read once for all rows
 constexpr int64_t kDirectBytes = 640 << 10;   // and while the packed a fits most of L2
 constexpr int64_t kAheadBytes = 256 << 10;    // direct tiles prefetch the next tile up to this size, else
@@ -65,14 +64,17 @@ class Product {
   void run(const Region& r) const {
     if (p_.uniform) return packed(r);
     const int64_t rows = r.m1 - r.m0;
-    const bool in_memory = p_.source == nullptr;
-    if (in_memory && b_is_k_contiguous() && rows <= kDirectRows && row_bytes() * rows <= kDirectBytes) return direct(r);
-    if ((!in_memory || p_.b.col_stride == 1) && rows <= kStreamRows) return stream(r);
+    if (p_.window != nullptr) return rows <= kWindowRows ? windowed(r) : packed(r);
+    if (b_is_k_contiguous() && rows <= kDirectRows && row_bytes() * rows <= kDirectBytes) return direct(r);
+    if (p_.b.col_stride == 1 && rows <= kStreamRows) return stream(r);
     packed(r);
   }
 
  private:
   static constexpr int V = kVectorK<T>;
+  static constexpr int64_t kBlockTiles = std::is_same_v<T, Bf16> ? 32 : 16;  // columns of b end at a cache line
+  static constexpr int64_t kBlockCols = kBlockTiles * kTileCols;
+  static_assert(kBlockCols <= kStagedCols);
   static int64_t vectors(int64_t k) { return (k + V - 1) / V; }
   int64_t row_bytes() const { return vectors(p_.k) * kVectorBytes; }
   bool b_is_k_contiguous() const { return p_.b.row_stride == 1 || p_.k <= 1; }
@@ -86,6 +88,10 @@ class Product {
            n * p_.b.col_stride;
   }
 
+  const Stored* volume_at(int64_t batch, int64_t n) const {
+    return static_cast<const Stored*>(p_.b.data) + batch * p_.b.batch_stride + n;
+  }
+
   // Rows [m0, m1) of a, k in [k0, k0 + kc), spread evenly over panels.
   Panels pack_a(int64_t batch, int64_t m0, int64_t m1, int64_t k0, int64_t kc, char* data) const {
     const int64_t rows = m1 - m0, count = (rows + kTileRows - 1) / kTileRows;
@@ -95,15 +101,16 @@ class Product {
     return panels;
   }
 
-  // Rows of a whole block from the totals of its tiles, [row panel][tile][kTileSize].
-  void write_block(const Region& r, const Panels& a, const Sum* totals, int64_t tiles, int cols, Sum* row) const {
+  // Rows of panel i from the totals of its tiles, [tile][kTileSize].
+  void write_panel(const Region& r, const Panels& a, int64_t i, const Sum* totals, int cols, Sum* row) const {
     const Epilogue<T> epilogue(p_);
     const int64_t used = (r.n1 - r.n0 + cols - 1) / cols;
-    for (int64_t i = 0; i < a.rows; i++) {
-      const Sum* from = totals + (i / a.width) * tiles * kTileSize + (i % a.width) * cols;
+    const int64_t height = std::min<int64_t>(a.width, a.rows - i * a.width);
+    for (int64_t j = 0; j < height; j++) {
+      const Sum* from = totals + j * cols;
       for (int64_t t = 0; t < used; t++, from += kTileSize)
         std::memcpy(row + t * cols, from, 8 * sizeof(Sum));  // the surplus is overwritten or ignored
-      epilogue.write(r.batch, r.m0 + i, r.n0, r.n1 - r.n0, row);
+      epilogue.write(r.batch, r.m0 + i * a.width + j, r.n0, r.n1 - r.n0, row);
     }
   }
 
@@ -123,7 +130,7 @@ class Product {
       const Region part{r.batch, r.m0, r.m1, n0, std::min(r.n1, n0 + block)};
       const int64_t tiles = (part.n1 - n0 + cols - 1) / cols;
       for (int64_t t = 0; t < tiles; t++) direct_tiles(part, a, n0 + t * cols, cols, single, totals + t * kTileSize, tiles);
-      write_block(part, a, totals, tiles, cols, row);
+      for (int64_t i = 0; i < a.count(); i++) write_panel(part, a, i, totals + i * tiles * kTileSize, cols, row);
     }
   }
 
@@ -157,16 +164,12 @@ class Product {
     pack<T>(a_at(r.batch, r.m0, 0), p_.a.row_stride, p_.a.col_stride, p_.k, a);
     Sum* lanes = scratch.take<Sum>(rows * kLanes<T> * width);
     Sum* totals = scratch.take<Sum>(rows * width);
-    Stored* rows_of_b = p_.source == nullptr ? nullptr : scratch.take<Stored>(std::min(p_.split, p_.k) * width);
     const Epilogue<T> epilogue(p_);
     for (int64_t n0 = r.n0; n0 < r.n1; n0 += width) {
       const int64_t cols = std::min(width, r.n1 - n0);
       for (int64_t k0 = 0; k0 < p_.k; k0 += p_.split) {
         const int64_t kc = std::min(p_.split, p_.k - k0);
-        const Stored* b = rows_of_b;
-        if (p_.source == nullptr) b = b_at(r.batch, k0, n0);
-        else p_.source->fill(p_.source_entry + r.batch, k0, kc, n0, cols, rows_of_b, width);
-        const StreamArgs<T> args{a_data + k0 / V * kVectorBytes, row_bytes(), b, p_.source == nullptr ? p_.b.row_stride : width,
+        const StreamArgs<T> args{a_data + k0 / V * kVectorBytes, row_bytes(), b_at(r.batch, k0, n0), p_.b.row_stride,
                                  kc, cols, width, lanes, totals, k0 == 0};
         stream_chunk<T>(static_cast<int>(rows), args);
       }
@@ -174,8 +177,25 @@ class Product {
     }
   }
 
-  // Many rows or any strides: both operands go through panels, one chunk of K at a time. A block of columns is
-  // written out as soon as its last chunk is added, while its totals are still in L2.
+  // A convolution of few channels, such as a depthwise one: lanes are registers, vectors hold positions.
+  void windowed(const Region& r) const {
+    constexpr int64_t kCols = 512;
+    Scratch scratch;
+    Sum* weights = scratch.take<Sum>(p_.k);
+    Sum* row = scratch.take<Sum>(kCols + kWindowSlack);
+    const Epilogue<T> epilogue(p_);
+    for (int64_t m = r.m0; m < r.m1; m++) {
+      for (int64_t k = 0; k < p_.k; k++) weights[k] = T::widen(*a_at(r.batch, m, k));
+      for (int64_t n = r.n0; n < r.n1; n += kCols) {
+        const int64_t count = std::min(kCols, r.n1 - n);
+        window_row<T>({weights, p_.window->rows, p_.k, p_.split}, volume_at(r.batch, n), count, row);
+        epilogue.write(r.batch, m, n, count, row);
+      }
+    }
+  }
+
+  // Many rows or any strides: both operands go through panels, one chunk of K at a time. A panel of rows is
+  // written out as soon as its last chunk is added, while its totals are still in L1.
   void packed(const Region& r) const {
     Scratch scratch;
     const int64_t depth = std::min(p_.split, p_.k), depth_bytes = vectors(depth) * kVectorBytes;
@@ -184,12 +204,11 @@ class Product {
     const bool one_chunk = p_.k <= p_.split;  // then a is packed once, and totals live for one block only
     const int64_t wide = one_chunk ? r.n1 - r.n0 : std::min(kWideCols, r.n1 - r.n0);
     const int64_t panels = (block_rows + kTileRows - 1) / kTileRows;
-    const int64_t block_sums = panels * kBlockTiles * kTileSize;
-    const int64_t kept = one_chunk ? 1 : (wide + kBlockCols - 1) / kBlockCols;
+    const int64_t panel_sums = kBlockTiles * kTileSize;
+    const int64_t kept = one_chunk ? 1 : (wide + kBlockCols - 1) / kBlockCols * panels;
     char* a_data = scratch.take<char>((block_rows + kTileRows) * depth_bytes);
     char* b_data = scratch.take<char>(kBlockCols * depth_bytes);
-    Stored* rows_of_b = p_.source == nullptr ? nullptr : scratch.take<Stored>(depth * kBlockCols);
-    Sum* totals = scratch.take<Sum>(kept * block_sums + 8);
+    Sum* totals = scratch.take<Sum>(kept * panel_sums + 8);
     Sum* row = scratch.take<Sum>(kBlockCols + 8);
     for (int64_t m0 = r.m0; m0 < r.m1; m0 += block_rows) {
       for (int64_t n0 = r.n0; n0 < r.n1; n0 += wide) {
@@ -199,24 +218,27 @@ class Product {
           const Panels a = pack_a(r.batch, part.m0, part.m1, k0, kc, a_data);
           for (int64_t n = n0; n < part.n1; n += kBlockCols) {
             const Region block{r.batch, part.m0, part.m1, n, std::min(part.n1, n + kBlockCols)};
-            const Panels b = pack_b(r.batch, k0, kc, n, block.n1, b_data, rows_of_b);
-            Sum* sums = totals + (one_chunk ? 0 : (n - n0) / kBlockCols * block_sums);
+            const Panels b = pack_b(r.batch, k0, kc, n, block.n1, b_data);
             Prefetcher ahead = next_b(part, k0, block.n1, a.count() * b.count());
-            multiply_panels(a, b, k0 == 0, sums, ahead);
-            if (k0 + kc == p_.k) write_block(block, a, sums, kBlockTiles, kTileCols, row);
+            Sum* sums = totals + (one_chunk ? 0 : (n - n0) / kBlockCols * panels * panel_sums);
+            for (int64_t i = 0; i < a.count(); i++, sums += one_chunk ? 0 : panel_sums) {
+              multiply_panel(a, i, b, k0 == 0, sums, ahead);
+              if (k0 + kc == p_.k) write_panel(block, a, i, sums, kTileCols, row);
+            }
           }
         }
       }
     }
   }
 
-  Panels pack_b(int64_t batch, int64_t k0, int64_t kc, int64_t n0, int64_t n1, char* data, Stored* rows) const {
+  Panels pack_b(int64_t batch, int64_t k0, int64_t kc, int64_t n0, int64_t n1, char* data) const {
     const Panels panels{data, vectors(kc), n1 - n0, kTileCols, true};
-    if (p_.source == nullptr) {
+    if (p_.window == nullptr) {
       pack<T>(b_at(batch, k0, n0), p_.b.col_stride, p_.b.row_stride, kc, panels);
     } else {
-      p_.source->fill(p_.source_entry + batch, k0, kc, n0, n1 - n0, rows, n1 - n0);
-      pack<T>(rows, 1, n1 - n0, kc, panels);
+      const Stored* volume = volume_at(batch, n0);
+      pad_last_panel(panels);
+      pack_staged<T>([&](int64_t k) { return volume + p_.window->rows[k0 + k]; }, kc, panels);
     }
     return panels;
   }
@@ -224,26 +246,26 @@ class Product {
   // The block of b that is packed after the one that ends at column n of the chunk at k0.
   Prefetcher next_b(const Region& part, int64_t k0, int64_t n, int64_t calls) const {
     if (n >= part.n1) n = part.n0, k0 += p_.split;
-    if (p_.source != nullptr || k0 >= p_.k) return {};
+    if (p_.window != nullptr || k0 >= p_.k) return {};
     const int64_t kc = std::min(p_.split, p_.k - k0), cols = std::min(kBlockCols, part.n1 - n), size = sizeof(Stored);
     if (p_.b.row_stride == 1) return {b_at(part.batch, k0, n), cols, p_.b.col_stride * size, kc * size, calls};
-    if (p_.b.col_stride == 1) return {b_at(part.batch, k0, n), kc, p_.b.row_stride * size, cols * size, calls};
-    return {};
+    if (p_.b.col_stride != 1 || p_.b.row_stride * size % 2048 == 0) return {};  // rows would evict one another
+    return {b_at(part.batch, k0, n), kc, p_.b.row_stride * size, cols * size, calls};
   }
 
-  static void multiply_panels(const Panels& a, const Panels& b, bool first, Sum* totals, Prefetcher& ahead) {
+  static void multiply_panel(const Panels& a, int64_t i, const Panels& b, bool first, Sum* totals, Prefetcher& ahead) {
     TileArgs<T> args{};
     args.vectors = a.vectors;
     args.first = first;
-    for (int64_t i = 0; i < a.count(); i++) {
-      args.a = a.panel(i);
-      const TileFunction<T> tile = packed_tile<T>(a.height(i));
-      for (int64_t t = 0; t < b.count(); t++) {
-        args.b = b.panel(t);
-        args.sums = totals + (i * kBlockTiles + t) * kTileSize;
-        tile(args);
-        ahead.advance();
-      }
+    args.a = a.panel(i);
+    const TileFunction<T> tile = packed_tile<T>(a.height(i));
+    Prefetcher next_a = i + 1 < a.count() ? Prefetcher(a.panel(i + 1), 1, 0, a.panel_bytes(), b.count()) : Prefetcher();
+    for (int64_t t = 0; t < b.count(); t++) {
+      args.b = b.panel(t);
+      args.sums = totals + t * kTileSize;
+      tile(args);
+      ahead.advance();
+      next_a.advance();
     }
   }
 

@@ -15,13 +15,13 @@ namespace bi::gemm {
 
 enum class Dtype : int { f32, bf16, f16, f64 };
 
-// Rows of b made on the fly (implicit im2col): fills dst[j * ld + i] = b[k0 + j][n0 + i] in the stored dtype
-// for 0 <= j < ks, 0 <= i < ns of one entry. Called from several threads.
-struct VirtualB {
-  virtual void fill(int64_t entry, int64_t k0, int64_t ks, int64_t n0, int64_t ns, void* dst, int64_t ld) const = 0;
-
- protected:
-  ~VirtualB() = default;
+// The columns of a convolution: n = (d * pitch_h + h) * pitch_w + w walks a padded volume, in which row k of b is the
+// volume from element rows[k] on. Columns outside of the output are computed and dropped.
+struct Window {
+  const int64_t* rows = nullptr;           // [k]
+  int64_t depth = 1, height = 1, width = 1;  // of the output
+  int64_t pitch_h = 1, pitch_w = 1;
+  int64_t step_d = 0, step_h = 0, step_w = 1;  // of the output in memory
 };
 
 // Strides are in elements. The product is a[batch][m][k] @ b[batch][k][n]; out and bias as [batch][m][n].
@@ -36,11 +36,10 @@ struct Problem {
   Dtype dtype = Dtype::f32;
   int64_t batch = 1, m = 0, n = 0, k = 0;
   Operand a;                   // rows m, columns k
-  Operand b;                   // rows k, columns n; not read when there is a source
-  const VirtualB* source = nullptr;
-  int64_t source_entry = 0;    // of batch 0; batch i reads source_entry + i
+  Operand b;                   // rows k, columns n; of a window only data and batch_stride count
+  const Window* window = nullptr;
   Operand bias;                // rows m, columns n; data == nullptr: none. Same dtype as a
-  void* out = nullptr;         // columns are contiguous
+  void* out = nullptr;         // columns are contiguous, or where the window puts them
   int64_t out_batch_stride = 0;
   int64_t out_row_stride = 0;
   double alpha = 1.0, beta = 1.0;

@@ -60,11 +60,28 @@ class Epilogue {
       for (int64_t i = 0; i < count; i++) row[i] = row[i] * alpha_;
     }
     if (has_bias_) add_bias(batch, m, n0, count, row);
-    Stored* out = static_cast<Stored*>(p_.out) + batch * p_.out_batch_stride + m * p_.out_row_stride + n0;
-    T::round_row(row, out, count);
+    Stored* out = static_cast<Stored*>(p_.out) + batch * p_.out_batch_stride + m * p_.out_row_stride;
+    if (p_.window == nullptr) T::round_row(row, out + n0, count);
+    else write_window(*p_.window, row, n0, n0 + count, out);
   }
 
  private:
+  // One line of the padded volume after the other, without its margin.
+  static void write_window(const Window& w, const Sum* row, int64_t n0, int64_t n1, Stored* out) {
+    for (int64_t n = n0; n < n1;) {
+      const int64_t line = n / w.pitch_w, x = n % w.pitch_w, stop = std::min(n1, (line + 1) * w.pitch_w);
+      const int64_t d = line / w.pitch_h, h = line % w.pitch_h, count = std::min(stop - n, w.width - x);
+      if (h < w.height && count > 0)
+        write_line(row + (n - n0), count, out + d * w.step_d + h * w.step_h + x * w.step_w, w.step_w);
+      n = stop;
+    }
+  }
+
+  static void write_line(const Sum* row, int64_t count, Stored* out, int64_t step) {
+    if (step == 1) return T::round_row(row, out, count);
+    for (int64_t i = 0; i < count; i++) T::round_row(row + i, out + i * step, 1);
+  }
+
   void add_bias(int64_t batch, int64_t m, int64_t n0, int64_t count, Sum* __restrict row) const {
     const int64_t step = p_.bias.col_stride;
     const Stored* __restrict bias = static_cast<const Stored*>(p_.bias.data) + batch * p_.bias.batch_stride +

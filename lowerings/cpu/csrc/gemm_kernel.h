@@ -32,11 +32,16 @@ BI_INLINE typename T::Operand load_tail(const typename T::Stored* p, int tail, i
 template <class T, int COUNT>
 BI_INLINE void finish(typename T::Half* halves, typename T::Sum* sums, bool first) {
   constexpr int kGroup = kLanes<T> / 2;
+  constexpr int kOne = COUNT % kGroup == 1 ? 1 : 0;  // 5 x 5: the 25th alone, not with seven zeros
 #pragma GCC unroll 8
-  for (int g = 0; g < (COUNT + kGroup - 1) / kGroup; g++) {
+  for (int g = 0; g < (COUNT - kOne + kGroup - 1) / kGroup; g++) {
     const auto s = fold(halves + g * kGroup);
     typename T::Sum* total = sums + g * kGroup;
     store_half(total, first ? s : add(load_half(total), s));
+  }
+  if constexpr (kOne == 1) {
+    const auto s = fold_one(halves[COUNT - 1]);
+    sums[COUNT - 1] = first ? s : sums[COUNT - 1] + s;
   }
 }
 

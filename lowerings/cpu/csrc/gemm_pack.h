@@ -95,7 +95,7 @@ BI_INLINE void transpose(__m512d (&r)[8]) {  // 8 x 8 double words
   }
 }
 
-// One vector of k for up to 16 (f64: 8) neighbouring rows whose elements lie side by side in memory.
+// One vector of k for up to kRows neighbouring rows whose elements lie side by side in memory.
 template <class T>
 struct Block {
   static constexpr int kRows = 16;
@@ -108,19 +108,35 @@ struct Block {
       r[i] = _mm512_setzero_si512();
       if constexpr (std::is_same_v<T, F32>) {
         if (i < k_left) r[i] = _mm512_maskz_loadu_epi32(mask, p);
-      } else if constexpr (std::is_same_v<T, F16>) {
-        if (i < k_left) r[i] = _mm512_castps_si512(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p)));
       } else {
-        p += i * ks;  // two k per word
-        __m512i even = _mm512_setzero_si512(), odd = even;
-        if (2 * i < k_left) even = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p));
-        if (2 * i + 1 < k_left) odd = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, p + ks));
-        r[i] = _mm512_or_si512(even, _mm512_slli_epi32(odd, 16));
+        if (i < k_left) r[i] = _mm512_castps_si512(_mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p)));
       }
     }
     transpose(r);
   }
   BI_INLINE void write(int i, char* dst) const { _mm512_store_si512(dst, r[i]); }
+};
+
+// Whole cache lines, 32 columns: where rows are a large power of two apart, a line is gone before a second visit.
+template <>
+struct Block<Bf16> {
+  static constexpr int kRows = 32;
+  __m512i r[2][16];  // columns 0-3, 8-11, 16-19, 24-27 and the others
+  BI_INLINE void read(const uint16_t* src, int64_t ks, int64_t k_left, int rows) {
+    const __mmask32 mask = rows == 32 ? ~__mmask32{0} : (__mmask32{1} << rows) - 1u;
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) {
+      const uint16_t* p = src + 2 * i * ks;
+      __m512i even = _mm512_setzero_si512(), odd = even;
+      if (2 * i < k_left) even = _mm512_maskz_loadu_epi16(mask, p);
+      if (2 * i + 1 < k_left) odd = _mm512_maskz_loadu_epi16(mask, p + ks);
+      r[0][i] = _mm512_unpacklo_epi16(even, odd);
+      r[1][i] = _mm512_unpackhi_epi16(even, odd);
+    }
+    transpose(r[0]);
+    transpose(r[1]);
+  }
+  BI_INLINE void write(int i, char* dst) const { _mm512_store_si512(dst, r[i / 4 % 2][i / 8 * 4 + i % 4]); }
 };
 
 template <>
@@ -165,7 +181,7 @@ void pack_transposed(const typename T::Stored* src, int64_t ks, int64_t kc, cons
       } else {
         block.read(src + k * ks + r, ks, kc - k, rows);
       }
-#pragma GCC unroll 16
+#pragma GCC unroll 32
       for (int i = 0; i < R; i++) {
         if (i >= rows) break;
         block.write(i, to[i]);
@@ -175,14 +191,61 @@ void pack_transposed(const typename T::Stored* src, int64_t ks, int64_t kc, cons
   }
 }
 
+// Columns of b that pack_staged holds at a time: one long run per row of b, which is one page and a few lines.
+constexpr int64_t kStagedCols = 160;
+
+// The same through a copy of a few rows. In a wide b, rows lie whole pages apart: reading them in long runs saves
+// page walks, and lines of many rows in one cache set no longer evict each other. row_at(k): columns of row k.
+template <class T, class RowAt>
+void pack_staged(const RowAt& row_at, int64_t kc, const Panels& panels) {
+  using Stored = typename T::Stored;
+  constexpr int V = kVectorK<T>, R = Block<T>::kRows, kAhead = 16;
+  constexpr int64_t kStride = kStagedCols + 64 / sizeof(Stored);
+  alignas(64) Stored stage[V * kStride];
+  int32_t offset[kStagedCols];
+  for (int64_t c = 0; c < panels.rows; c++) offset[c] = static_cast<int32_t>(panels.row(c) - panels.data);
+  const int64_t bytes = panels.rows * static_cast<int64_t>(sizeof(Stored));
+  char* out = panels.data;
+  for (int64_t k = 0; k < kc; k += V, out += panels.width * kVectorBytes) {
+    const int64_t left = std::min<int64_t>(V, kc - k);
+    for (int64_t i = 0; i < left; i++) {
+      const Stored* row = row_at(k + i);
+      const char* ahead = reinterpret_cast<const char*>(row_at(std::min(k + i + kAhead, kc - 1)));
+      for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(ahead + at, 0, 2);
+      std::memcpy(stage + i * kStride, row, static_cast<size_t>(bytes));
+    }
+    for (int64_t c = 0; c < panels.rows; c += R) {
+      const int cols = static_cast<int>(std::min<int64_t>(R, panels.rows - c));
+      Block<T> block;
+      if (cols == R && left == V) {
+        block.read(stage + c, kStride, V, R);
+#pragma GCC unroll 32
+        for (int i = 0; i < R; i++) block.write(i, out + offset[c + i]);
+      } else {
+        block.read(stage + c, kStride, left, cols);
+#pragma GCC unroll 32
+        for (int i = 0; i < R; i++)
+          if (i < cols) block.write(i, out + offset[c + i]);
+      }
+    }
+  }
+}
+
+inline void pad_last_panel(const Panels& panels) {
+  if (!panels.full) return;
+  for (int64_t r = panels.rows; r < panels.count() * panels.width; r++)
+    for (int64_t v = 0; v < panels.vectors; v++) std::memset(panels.row(r) + v * panels.step(r), 0, kVectorBytes);
+}
+
 // Packs rows x kc elements at src; strides in elements. panels.vectors must hold kc.
 template <class T>
 void pack(const typename T::Stored* src, int64_t row_stride, int64_t k_stride, int64_t kc, const Panels& panels) {
-  if (panels.full) {
-    for (int64_t r = panels.rows; r < panels.count() * panels.width; r++)
-      for (int64_t v = 0; v < panels.vectors; v++) std::memset(panels.row(r) + v * panels.step(r), 0, kVectorBytes);
+  pad_last_panel(panels);
+  if (row_stride == 1 && k_stride != 1 && panels.rows > 1) {
+    if (panels.full && panels.rows <= kStagedCols)
+      return pack_staged<T>([&](int64_t k) { return src + k * k_stride; }, kc, panels);
+    return pack_transposed<T>(src, k_stride, kc, panels);
   }
-  if (row_stride == 1 && k_stride != 1 && panels.rows > 1) return pack_transposed<T>(src, k_stride, kc, panels);
   for (int64_t r = 0; r < panels.rows; r++) {
     if (k_stride == 1) {
       pack_row_contiguous<T>(src + r * row_stride, kc, panels.row(r), panels.step(r));

@@ -142,6 +142,17 @@ BI_INLINE HalfD fold(const HalfD* v) {
   const HalfD q1 = add(_mm256_permute2f128_pd(v[1], v[3], 0x20), _mm256_permute2f128_pd(v[1], v[3], 0x31));
   return add(_mm256_unpacklo_pd(q0, q1), _mm256_unpackhi_pd(q0, q1));
 }
+
+// The sum of one vector, in the same order.
+BI_INLINE float fold_one(HalfF v) {
+  const __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  const __m128 y = _mm_add_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
+}
+BI_INLINE double fold_one(HalfD v) {
+  const __m128d x = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(x, _mm_unpackhi_pd(x, x)));
+}
 #else
 struct HalfF { float v[8]; };
 struct HalfD { double v[4]; };
@@ -159,17 +170,19 @@ BI_INLINE HalfD load_half(const double* p) { HalfD x; std::memcpy(&x, p, sizeof 
 BI_INLINE void store_half(float* p, const HalfF& x) { std::memcpy(p, &x, sizeof x); }
 BI_INLINE void store_half(double* p, const HalfD& x) { std::memcpy(p, &x, sizeof x); }
 
+BI_INLINE float fold_one(const HalfF& x) {
+  return ((x.v[0] + x.v[4]) + (x.v[2] + x.v[6])) + ((x.v[1] + x.v[5]) + (x.v[3] + x.v[7]));
+}
+BI_INLINE double fold_one(const HalfD& x) { return (x.v[0] + x.v[2]) + (x.v[1] + x.v[3]); }
+
 BI_INLINE HalfF fold(const HalfF* v) {
   HalfF sums;
-  for (int i = 0; i < 8; i++) {
-    const float* x = v[i].v;
-    sums.v[i] = ((x[0] + x[4]) + (x[2] + x[6])) + ((x[1] + x[5]) + (x[3] + x[7]));
-  }
+  for (int i = 0; i < 8; i++) sums.v[i] = fold_one(v[i]);
   return sums;
 }
 BI_INLINE HalfD fold(const HalfD* v) {
   HalfD sums;
-  for (int i = 0; i < 4; i++) sums.v[i] = (v[i].v[0] + v[i].v[2]) + (v[i].v[1] + v[i].v[3]);
+  for (int i = 0; i < 4; i++) sums.v[i] = fold_one(v[i]);
   return sums;
 }
 #endif

@@ -34,11 +34,11 @@ _POSITIONS = {
     "simdgroup_index_in_threadgroup": "&msl::self->simdgroup",
     "thread_index_in_threadgroup": "&msl::self->index",
 }
-_THREADGROUP = re.compile(
+THREADGROUP = re.compile(
     r"^(?P<indent>[ \t]*)threadgroup\s+(?P<type>\w+)\s+(?P<name>\w+)\s*(?P<dims>(?:\[[^;]*?\]\s*)*);",
     re.M,
 )
-_KERNEL = re.compile(r"\bkernel\s+void\s+(\w+)\s*\(([^{]*)\)\s*\{")
+KERNEL = re.compile(r"\bkernel\s+void\s+(\w+)\s*\(([^{]*)\)\s*\{")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,8 +119,8 @@ def _arena_variable(match: re.Match[str]) -> str:
 def translate(source: str) -> tuple[str, dict[str, list[_Parameter]]]:
     """C++ text and the parameters of each kernel."""
     body = strip_comments(source)
-    kernels = {m[1]: list(_parameters(m[2])) for m in _KERNEL.finditer(body)}
-    out = ['#include "msl.h"', "#line 1", _THREADGROUP.sub(_arena_variable, body)]
+    kernels = {m[1]: list(_parameters(m[2])) for m in KERNEL.finditer(body)}
+    out = ['#include "msl.h"', "#line 1", THREADGROUP.sub(_arena_variable, body)]
     for name, parameters in kernels.items():
         bind = ", ".join(
             f"msl::position<{p.type}>::get({p.position})"

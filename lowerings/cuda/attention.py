@@ -106,34 +106,34 @@ def attention(
         q, scale = (-q, -scale) if scale else (torch.zeros_like(q), 1.0)
     wide, value_wide = (max(16, triton.next_power_of_2(n)) for n in (dim, value_dim))
     grid = (-(-queries * group // schedule.m), batch * kv_heads, pieces if schedule.parallel else 1)
-    kernels.attend[grid](
-        *(q, k, v, bounds.values, bounds.start, bounds.end, bounds.solid, out, lse, parts, stats),
-        *(heads, kv_heads, queries, keys, pieces, scale * math.log2(math.e)),
-        *(
-            *q.stride(),
-            *k.stride(),
-            *v.stride(),
-            *out.stride(),
-            *bounds.strides,
-            *bounds.start_strides,
-        ),
-        GROUP=group,
-        IS_CAUSAL=is_causal,
-        MASK=bounds.kind,
-        THRESHOLD=bounds.threshold,
-        PARALLEL=schedule.parallel,
-        BM=schedule.m,
-        KEYS=KEY_BLOCK,
-        SPLIT=split_size,
-        D=dim,
-        DV=value_dim,
-        BD=wide,
-        BDV=value_wide,
-        WIDEN=_INTERPRETED,
-        num_warps=schedule.warps,
-        num_stages=schedule.stages,
-        enable_fp_fusion=False,
-    )
+    # a tile of a prefill has no registers for the second walk that a NaN asks for: a second launch takes it
+    apart = schedule.m >= 64 and not schedule.parallel and (is_causal or bounds.kind > 0)
+    hurt = q.new_empty((grid[0] * grid[1] if apart else 0,), dtype=torch.int32)
+    for repair in (0, 2) if apart else (1,):
+        kernels.attend[grid](
+            *(q, k, v, bounds.values, bounds.start, bounds.end, bounds.solid),
+            *(out, lse, parts, stats, hurt),
+            *(heads, kv_heads, queries, keys, pieces, scale * math.log2(math.e)),
+            *(*q.stride(), *k.stride(), *v.stride(), *out.stride()),
+            *(*bounds.strides, *bounds.start_strides),
+            GROUP=group,
+            REPAIR=repair,
+            IS_CAUSAL=is_causal,
+            MASK=bounds.kind,
+            THRESHOLD=bounds.threshold,
+            PARALLEL=schedule.parallel,
+            BM=schedule.m,
+            KEYS=KEY_BLOCK,
+            SPLIT=split_size,
+            D=dim,
+            DV=value_dim,
+            BD=wide,
+            BDV=value_wide,
+            WIDEN=_INTERPRETED,
+            num_warps=schedule.warps,
+            num_stages=schedule.stages,
+            enable_fp_fusion=False,
+        )
     if schedule.parallel:
         kernels.combine[(rows,)](
             *(parts, stats, out, lse, heads, queries, pieces, *out.stride()),

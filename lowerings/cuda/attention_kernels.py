@@ -197,68 +197,89 @@ def _walk(
 def _pieces(
     q, k_ptr, v_ptr, mask_rows, keys, first, solid, end, query, row_ok, scale2,
     k_row, k_col, v_row, v_col, mask_k,
-    IS_CAUSAL: tl.constexpr, MASK: tl.constexpr, THRESHOLD: tl.constexpr,
+    REPAIR: tl.constexpr, IS_CAUSAL: tl.constexpr, MASK: tl.constexpr, THRESHOLD: tl.constexpr,
     BM: tl.constexpr, KEYS: tl.constexpr, SPLIT: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
     BD: tl.constexpr, BDV: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
-    """All keys in [first, end) for the rows ``row_ok``; first is a piece's beginning. Returns m, l, acc.
+    """All keys in [first, end) for the rows ``row_ok``; first is a piece's beginning. Returns m, l, acc, hurt.
 
-    The mask keeps every key in [first, solid) for every one of these rows.
+    The mask keeps every key in [first, solid) for every one of these rows. ``hurt``: a NaN showed up, which a
+    hidden value may have caused. REPAIR 0 lets it be, 1 walks again when it happens, 2 always walks so.
     """
     limit = min(min(keys, end), solid)
     if IS_CAUSAL:
         limit = min(limit, tl.min(query, axis=0) + 1)
     full = first + max(limit - first, 0) // KEYS * KEYS
-    m, l, acc, _unused = _walk(
+    m, l, acc, bad = _walk(
         q, k_ptr, v_ptr, mask_rows, keys, first, full, end, query, row_ok, scale2,
         k_row, k_col, v_row, v_col, mask_k,
-        False, IS_CAUSAL, MASK, THRESHOLD, BM, KEYS, SPLIT, D, DV, BD, BDV, WIDEN,
+        REPAIR == 2, IS_CAUSAL, MASK, THRESHOLD, BM, KEYS, SPLIT, D, DV, BD, BDV, WIDEN,
     )  # fmt: skip
-    if IS_CAUSAL or MASK > 0:
+    hurt = 0
+    if REPAIR == 2:
+        acc = _repaired(acc, bad)
+    elif IS_CAUSAL or MASK > 0:
         hurt = tl.max(tl.max((acc != acc).to(tl.int32), axis=1), axis=0)
-        if hurt > 0:
-            _m_again, _l_again, again, bad = _walk(
-                q, k_ptr, v_ptr, mask_rows, keys, first, full, end, query, row_ok, scale2,
-                k_row, k_col, v_row, v_col, mask_k,
-                True, IS_CAUSAL, MASK, THRESHOLD, BM, KEYS, SPLIT, D, DV, BD, BDV, WIDEN,
-            )  # fmt: skip
-            again = tl.where(bad == 1, float("inf"), again)
-            again = tl.where(bad == 2, float("-inf"), again)
-            again = tl.where(bad == 3, float("nan"), again)
-            acc = tl.where(acc != acc, again, acc)
-    return m, l, acc
+        if REPAIR == 1:  # noqa: SIM102 (decided at compile time, what is in it at run time)
+            if hurt > 0:
+                _m_again, _l_again, again, spoilt = _walk(
+                    q, k_ptr, v_ptr, mask_rows, keys, first, full, end, query, row_ok, scale2,
+                    k_row, k_col, v_row, v_col, mask_k,
+                    True, IS_CAUSAL, MASK, THRESHOLD, BM, KEYS, SPLIT, D, DV, BD, BDV, WIDEN,
+                )  # fmt: skip
+                acc = tl.where(acc != acc, _repaired(again, spoilt), acc)
+    return m, l, acc, hurt
+
+
+@triton.jit
+def _repaired(again, bad):
+    """``again`` leaves the infinite values out; ``bad`` says which of them the row does see."""
+    again = tl.where(bad == 1, float("inf"), again)
+    again = tl.where(bad == 2, float("-inf"), again)
+    return tl.where(bad == 3, float("nan"), again)
 
 
 @triton.jit
 def _store(
-    out_ptr, lse_ptr, out_offset, lse_offset, m, l, acc, ok, dv, DV: tl.constexpr, out_col
-) -> None:
+    out_ptr, lse_ptr, out_offset, lse_offset, m, l, acc, ok, dv, DV: tl.constexpr, out_col, AGAIN: tl.constexpr,
+) -> None:  # fmt: skip
     empty = l == 0.0
     safe = tl.where(empty, 1.0, l)
     out = tl.div_rn(acc, tl.broadcast_to(safe[:, None], acc.shape))
     out = tl.where(empty[:, None], 0.0, out)
     lse = tl.where(empty, 0.0, (m + tl.log2(safe)) * _LN2)
-    tl.store(
-        out_ptr + out_offset[:, None] + dv[None, :] * out_col,
-        out.to(out_ptr.dtype.element_ty),
-        mask=ok[:, None] & (dv < DV)[None, :],
-    )
-    tl.store(lse_ptr + lse_offset, lse, mask=ok)
+    at = out_ptr + out_offset[:, None] + dv[None, :] * out_col
+    mine = ok[:, None] & (dv < DV)[None, :]
+    if AGAIN:
+        # only what came out as NaN is written again
+        before = tl.load(at, mask=mine, other=0.0)
+        mine = mine & (before != before)
+    else:
+        tl.store(lse_ptr + lse_offset, lse, mask=ok)
+    tl.store(at, out.to(out_ptr.dtype.element_ty), mask=mine)
 
 
 @triton.jit
 def attend(
-    q_ptr, k_ptr, v_ptr, mask_ptr, start_ptr, end_ptr, solid_ptr, out_ptr, lse_ptr, part_ptr, stat_ptr,
+    q_ptr, k_ptr, v_ptr, mask_ptr, start_ptr, end_ptr, solid_ptr, out_ptr, lse_ptr, part_ptr, stat_ptr, hurt_ptr,
     heads, kv_heads, queries, keys, pieces, scale2,
     q_b, q_h, q_row, q_col, k_b, k_h, k_row, k_col, v_b, v_h, v_row, v_col,
     out_b, out_h, out_row, out_col, mask_b, mask_h, mask_q, mask_k,
     start_b, start_h, start_q,
-    GROUP: tl.constexpr, IS_CAUSAL: tl.constexpr, MASK: tl.constexpr, THRESHOLD: tl.constexpr,
+    GROUP: tl.constexpr, REPAIR: tl.constexpr, IS_CAUSAL: tl.constexpr, MASK: tl.constexpr, THRESHOLD: tl.constexpr,
     PARALLEL: tl.constexpr, BM: tl.constexpr, KEYS: tl.constexpr, SPLIT: tl.constexpr,
     D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr, WIDEN: tl.constexpr,
 ) -> None:  # fmt: skip
-    """BM rows (query, head of the group) of one kv head; with PARALLEL one piece each, stored for ``combine``."""
+    """BM rows (query, head of the group) of one kv head; with PARALLEL one piece each, stored for ``combine``.
+
+    A second walk inside costs registers: it takes the tiles of a prefill out of the register file. So with REPAIR 0 a
+    tile only notes that it met a NaN, and a launch with REPAIR 2 goes over the tiles that did.
+    """
     tiles = tl.num_programs(0)
+    note = hurt_ptr + tl.program_id(1) * tiles + tl.program_id(0)
+    if REPAIR == 2:  # noqa: SIM102
+        if tl.load(note) == 0:
+            return
     # the longest rows of a causal call first
     tile = tiles - 1 - tl.program_id(0) if IS_CAUSAL else tl.program_id(0)
     b = (tl.program_id(1) // kv_heads).to(tl.int64)
@@ -294,13 +315,14 @@ def attend(
         turn = tl.min(start, axis=0)
         todo = ok
         more = 1
+        met = 0
         while more > 0:
             mine = todo & (start == turn)
             first = turn + piece * SPLIT
             stop = end
             if PARALLEL:
                 stop = min(end, first + SPLIT)
-            m, l, acc = _pieces(
+            m, l, acc, hurt = _pieces(
                 q,
                 k_base,
                 v_base,
@@ -317,6 +339,7 @@ def attend(
                 v_row,
                 v_col,
                 mask_k,
+                REPAIR,
                 IS_CAUSAL,
                 MASK,
                 THRESHOLD,
@@ -339,15 +362,31 @@ def attend(
                 tl.store(stat_ptr + slot * 2, m, mask=mine)
                 tl.store(stat_ptr + slot * 2 + 1, l, mask=mine)
             else:
-                _store(out_ptr, lse_ptr, out_offset, flat, m, l, acc, mine, dv, DV, out_col)
+                _store(
+                    out_ptr,
+                    lse_ptr,
+                    out_offset,
+                    flat,
+                    m,
+                    l,
+                    acc,
+                    mine,
+                    dv,
+                    DV,
+                    out_col,
+                    REPAIR == 2,
+                )
+            met = met | hurt
             todo = todo & (start != turn)
             turn = tl.min(tl.where(todo, start, _NOWHERE + 1), axis=0)
             more = tl.max(todo.to(tl.int32), axis=0)
+        if REPAIR == 0:
+            tl.store(note, met)
     else:
         first = piece * SPLIT
         if PARALLEL:
             end = min(end, first + SPLIT)
-        m, l, acc = _pieces(
+        m, l, acc, hurt = _pieces(
             q,
             k_base,
             v_base,
@@ -364,6 +403,7 @@ def attend(
             v_row,
             v_col,
             mask_k,
+            REPAIR,
             IS_CAUSAL,
             MASK,
             THRESHOLD,
@@ -386,7 +426,9 @@ def attend(
             tl.store(stat_ptr + slot * 2, m, mask=ok)
             tl.store(stat_ptr + slot * 2 + 1, l, mask=ok)
         else:
-            _store(out_ptr, lse_ptr, out_offset, flat, m, l, acc, ok, dv, DV, out_col)
+            _store(out_ptr, lse_ptr, out_offset, flat, m, l, acc, ok, dv, DV, out_col, REPAIR == 2)
+        if REPAIR == 0:
+            tl.store(note, hurt)
 
 
 @triton.jit
@@ -414,5 +456,16 @@ def combine(
         m, l, acc = _merge(m, l, acc, m_piece, l_piece, part)
     offset = b * out_b + h * out_h + q * out_row
     _store(
-        out_ptr, lse_ptr, offset + one, pid.to(tl.int64) + one, m, l, acc, one == 0, dv, DV, out_col
+        out_ptr,
+        lse_ptr,
+        offset + one,
+        pid.to(tl.int64) + one,
+        m,
+        l,
+        acc,
+        one == 0,
+        dv,
+        DV,
+        out_col,
+        False,
     )

@@ -14,6 +14,7 @@ from lowerings.cuda.plans import KEY_SPLIT
 
 _SERIAL = schedules.Attention(m=16, warps=4, stages=2)
 _PARALLEL = schedules.Attention(m=32, warps=4, stages=2, parallel=True)
+_WIDE = schedules.Attention(m=64, warps=4, stages=2)
 
 
 def _inputs(queries: int, keys: int, dim: int = 24) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,7 +74,7 @@ def test_row_without_keys_is_zero() -> None:
     assert out[:, :, 1].any()
 
 
-@pytest.mark.parametrize("schedule", [_SERIAL, _PARALLEL])
+@pytest.mark.parametrize("schedule", [_SERIAL, _PARALLEL, _WIDE])
 def test_a_hidden_value_that_is_not_finite_reaches_no_row(schedule: schedules.Attention) -> None:
     q, k, v = _inputs(6, 6)
     keep = torch.ones(6, 6, dtype=torch.bool).tril()

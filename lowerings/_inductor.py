@@ -33,9 +33,6 @@ from torch._inductor.virtualized import V
 
 from bi_inductor.errors import LoweringError
 
-#: Before 2.13 the joint passes drop the rounding of a cast to a half type and back.
-_KEEPS_ROUNDINGS = hasattr(joint_graph, "_is_lossless_fp_widening_cast")
-
 _WANTED_PINS: dict[str, Any] = {
     # reductions never reach Inductor on a device with templates of its own; these hold where they do
     "split_reductions": False,
@@ -60,6 +57,7 @@ _WANTED_PINS: dict[str, Any] = {
     "combo_kernels": False,
     # a half value is rounded where the graph says, fused or not
     "emulate_precision_casts": True,
+    "use_joint_graph_passes": True,
     "dynamic_scale_rblock": False,
     "triton.multi_kernel": 0,
     "triton.cooperative_reductions": False,
@@ -77,8 +75,20 @@ _WANTED_PINS: dict[str, Any] = {
 def pins() -> dict[str, Any]:
     """The Inductor settings that batch invariance needs, without those this torch does not have."""
     known = _config.get_config_copy()
-    wanted = _WANTED_PINS | {"use_joint_graph_passes": _KEEPS_ROUNDINGS}
-    return {name: value for name, value in wanted.items() if name in known}
+    return {name: value for name, value in _WANTED_PINS.items() if name in known}
+
+
+def _keep_roundings() -> None:
+    """Before 2.13 a joint pass drops the rounding of a cast to a half type and back; now it heeds the pin."""
+    if hasattr(joint_graph, "_is_lossless_fp_widening_cast"):
+        return
+    for entries in joint_graph.patterns.patterns.values():
+        for entry in entries:
+            if getattr(entry, "handler", None) is joint_graph.pointless_convert:
+                entry.extra_check = lambda match: not _config.emulate_precision_casts
+
+
+_keep_roundings()
 
 
 class PinnedChoices(InductorChoices):

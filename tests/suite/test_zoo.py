@@ -8,15 +8,10 @@ from bi_inductor.testing import run_negative_control
 from tests.zoo import ZOO
 from tests.zoo.case import build
 
-#: one of each family, for what costs more compiles than one test per architecture
-ONE_PER_FAMILY = ("llama", "mixtral", "mamba", "bert", "t5", "swin", "wav2vec2")
 HALF = (torch.bfloat16, torch.float16)
-#: in every run; the others, at half a minute each, in `make test-all`
-ALWAYS = (*ONE_PER_FAMILY, "gpt2", "gemma3", "vit", "resnet")
-EACH = [n if n in ALWAYS else pytest.param(n, marks=pytest.mark.thorough) for n in ZOO]
 
 
-@pytest.mark.parametrize("name", EACH)
+@pytest.mark.parametrize("name", ZOO)
 def test_rows_do_not_depend_on_the_batch(name, batch_invariant):
     """Two graphs each: of one sample, and of five."""
     case = build(ZOO[name])

@@ -323,35 +323,10 @@ def attend(
             if PARALLEL:
                 stop = min(end, first + SPLIT)
             m, l, acc, hurt = _pieces(
-                q,
-                k_base,
-                v_base,
-                mask_rows,
-                keys,
-                first,
-                tl.min(tl.where(mine, solid, _NOWHERE), axis=0),
-                stop,
-                query,
-                mine,
-                scale2,
-                k_row,
-                k_col,
-                v_row,
-                v_col,
-                mask_k,
-                REPAIR,
-                IS_CAUSAL,
-                MASK,
-                THRESHOLD,
-                BM,
-                KEYS,
-                SPLIT,
-                D,
-                DV,
-                BD,
-                BDV,
-                WIDEN,
-            )
+                q, k_base, v_base, mask_rows, keys, first, tl.min(tl.where(mine, solid, _NOWHERE), axis=0),
+                stop, query, mine, scale2, k_row, k_col, v_row, v_col, mask_k, REPAIR, IS_CAUSAL, MASK,
+                THRESHOLD, BM, KEYS, SPLIT, D, DV, BD, BDV, WIDEN,
+            )  # fmt: skip
             if PARALLEL:
                 slot = flat * pieces + piece
                 tl.store(
@@ -363,19 +338,8 @@ def attend(
                 tl.store(stat_ptr + slot * 2 + 1, l, mask=mine)
             else:
                 _store(
-                    out_ptr,
-                    lse_ptr,
-                    out_offset,
-                    flat,
-                    m,
-                    l,
-                    acc,
-                    mine,
-                    dv,
-                    DV,
-                    out_col,
-                    REPAIR == 2,
-                )
+                    out_ptr, lse_ptr, out_offset, flat, m, l, acc, mine, dv, DV, out_col, REPAIR == 2,
+                )  # fmt: skip
             met = met | hurt
             todo = todo & (start != turn)
             turn = tl.min(tl.where(todo, start, _NOWHERE + 1), axis=0)
@@ -387,35 +351,9 @@ def attend(
         if PARALLEL:
             end = min(end, first + SPLIT)
         m, l, acc, hurt = _pieces(
-            q,
-            k_base,
-            v_base,
-            mask_rows,
-            keys,
-            first,
-            end,
-            end,
-            query,
-            ok,
-            scale2,
-            k_row,
-            k_col,
-            v_row,
-            v_col,
-            mask_k,
-            REPAIR,
-            IS_CAUSAL,
-            MASK,
-            THRESHOLD,
-            BM,
-            KEYS,
-            SPLIT,
-            D,
-            DV,
-            BD,
-            BDV,
-            WIDEN,
-        )
+            q, k_base, v_base, mask_rows, keys, first, end, end, query, ok, scale2, k_row, k_col, v_row, v_col,
+            mask_k, REPAIR, IS_CAUSAL, MASK, THRESHOLD, BM, KEYS, SPLIT, D, DV, BD, BDV, WIDEN,
+        )  # fmt: skip
         if PARALLEL:
             slot = flat * pieces + piece
             tl.store(
@@ -456,16 +394,5 @@ def combine(
         m, l, acc = _merge(m, l, acc, m_piece, l_piece, part)
     offset = b * out_b + h * out_h + q * out_row
     _store(
-        out_ptr,
-        lse_ptr,
-        offset + one,
-        pid.to(tl.int64) + one,
-        m,
-        l,
-        acc,
-        one == 0,
-        dv,
-        DV,
-        out_col,
-        False,
-    )
+        out_ptr, lse_ptr, offset + one, pid.to(tl.int64) + one, m, l, acc, one == 0, dv, DV, out_col, False,
+    )  # fmt: skip

@@ -4,6 +4,9 @@ import nki_emulator
 import pytest
 import torch
 
+from bi_inductor import pipeline
+from lowerings import table
+from lowerings.neuron import graph
 from lowerings.neuron.ops import Toolchain, register
 
 MODULES = ("matmul", "reduction", "norm", "softmax", "attention")
@@ -29,6 +32,17 @@ def neuron_ops(kernels):
 
     register(Toolchain(define=define, wrap=lambda kernel: kernel, kernels=kernels))
     return torch.ops.bi_inductor
+
+
+@pytest.fixture
+def as_on_a_neuron_core(neuron_ops, monkeypatch):
+    """CPU tensors stand in for those of a NeuronCore, the emulator for nki, aot_eager for the vendor's backend."""
+    monkeypatch.setattr(pipeline, "graph_device", lambda gm, example_inputs: "neuron")
+    monkeypatch.setattr(table, "load", lambda device: None)
+    monkeypatch.setattr(graph, "_kind_of", lambda example_inputs: "native")
+    monkeypatch.setattr(graph, "load", lambda: None)
+    monkeypatch.setattr(graph, "INNER", {"native": "aot_eager"})
+    torch.compiler.reset()
 
 
 @pytest.fixture(autouse=True)

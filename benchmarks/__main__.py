@@ -2,7 +2,8 @@
 
     python -m benchmarks [gemm] [attention] [rows] [convolution] [models] [--quick]
 
-Named parts only are measured again; the others keep their text. The file is written after each part.
+Named parts only are measured again; every other section keeps its text, notes written by hand as well. The file is
+written after each part.
 """
 
 import argparse
@@ -69,7 +70,7 @@ def main() -> None:
     for part in args.parts or PARTS:
         title, quick = PARTS[part]
         found[title] = measure(part, quick.split() if args.quick else [])
-        kept = [f"## {title}\n{found[title]}" for title, _ in PARTS.values() if title in found]
+        kept = [f"## {title}\n{text}" for title, text in found.items()]
         args.output.parent.mkdir(exist_ok=True)
         args.output.write_text("\n\n".join([header(), *kept]) + "\n")
         print(f"wrote {part} to {args.output}", file=sys.stderr)

@@ -3,14 +3,14 @@
 python -m benchmarks.attention --threads 1 2 --dtypes float32 bfloat16
 """
 
-import argparse
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 import bi_inductor.ops
-from benchmarks.timing import clock_for, geometric_mean, interleaved, markdown
+from benchmarks.cases import run
+from benchmarks.timing import clock_for, interleaved
 
 assert bi_inductor.ops.SCHEMAS
 
@@ -69,32 +69,5 @@ def measure(case: Case, dtype: torch.dtype, threads: int, seconds: float) -> tup
     return t["stock"], t["ours"]
 
 
-def table(dtype: torch.dtype, threads: int, seconds: float) -> str:
-    rows, ratios = [], []
-    for case in cases():
-        stock, ours = measure(case, dtype, threads, seconds)
-        ratios.append(stock / ours)
-        rows.append((case, f"{stock * 1e6:.0f}", f"{ours * 1e6:.0f}", f"{ratios[-1]:.2f}"))
-    title = f"### {str(dtype).removeprefix('torch.')}, {threads} thread(s)\n\n"
-    end = f"\n\nGeometric mean {geometric_mean(ratios):.2f}, lowest {min(ratios):.2f}.\n"
-    return title + markdown(("shape", "stock us", "ours us", "speed / stock"), rows) + end
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--seconds", type=float, default=0.5, help="per row of the table")
-    args = parser.parse_args()
-    from lowerings.cpu.build import load
-
-    load()
-    torch.manual_seed(0)
-    for threads in args.threads:
-        torch.set_num_threads(threads)
-        for dtype in args.dtypes:
-            print(table(getattr(torch, dtype), threads, args.seconds), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, cases(), measure, seconds=0.5)

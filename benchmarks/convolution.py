@@ -5,13 +5,14 @@
 No mark: it shows what an image model pays.
 """
 
-import argparse
 from dataclasses import dataclass
 
 import torch
 
 import bi_inductor.ops
-from benchmarks.timing import clock_for, geometric_mean, interleaved, markdown
+from benchmarks.cases import run
+from benchmarks.gemm import split_of
+from benchmarks.timing import clock_for, interleaved
 
 assert bi_inductor.ops.SCHEMAS
 
@@ -26,6 +27,9 @@ class Case:
     padding: int = 0
     groups: int = 1
     batch: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.channels[0]} to {self.channels[1]} channels, {self.size}²"
 
 
 CASES = (
@@ -51,11 +55,11 @@ def measure(case: Case, dtype: torch.dtype, threads: int, seconds: float) -> tup
     x = torch.randn(case.batch, inputs, case.size, case.size).to(dtype)
     w = torch.randn(outputs, inputs // case.groups, case.kernel, case.kernel).to(dtype)
     geometry = [case.stride] * 2, [case.padding] * 2, [1, 1], False, [0, 0], case.groups
-    ours = torch.ops.bi_inductor.convolution
+    ours, split = torch.ops.bi_inductor.convolution, split_of(dtype)
     t = interleaved(
         {
             "stock": lambda: torch.ops.aten.convolution(x, w, None, *geometry),
-            "ours": lambda: ours(x, w, None, *geometry, split_size=1024),
+            "ours": lambda: ours(x, w, None, *geometry, split_size=split),
         },
         rounds=200,
         seconds=seconds,
@@ -64,35 +68,5 @@ def measure(case: Case, dtype: torch.dtype, threads: int, seconds: float) -> tup
     return t["stock"], t["ours"]
 
 
-def table(dtype: torch.dtype, threads: int, seconds: float) -> str:
-    rows, ratios = [], []
-    for case in CASES:
-        stock, ours = measure(case, dtype, threads, seconds)
-        ratios.append(stock / ours)
-        what = f"{case.name}, {case.channels[0]} to {case.channels[1]} channels, {case.size}²"
-        rows.append((what, f"{stock * 1e6:.0f}", f"{ours * 1e6:.0f}", f"{ratios[-1]:.2f}"))
-    title = f"### {str(dtype).removeprefix('torch.')}, {threads} thread(s)\n\n"
-    end = f"\n\nGeometric mean {geometric_mean(ratios):.2f}, lowest {min(ratios):.2f}.\n"
-    return title + markdown(("shape", "stock us", "ours us", "speed / stock"), rows) + end
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--seconds", type=float, default=0.3, help="per row of the table")
-    args = parser.parse_args()
-    from lowerings.cpu.build import load
-
-    load()
-    torch.manual_seed(0)
-    for threads in args.threads:
-        torch.set_num_threads(threads)
-        for dtype in args.dtypes:
-            print(table(getattr(torch, dtype), threads, args.seconds), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__, CASES, measure, seconds=0.3)

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._C._dynamo.eval_frame import get_eval_frame_callback as _running_callback
 from torch._decomp import core_aten_decompositions
 from torch._dynamo import config as _dynamo_config
+from torch._dynamo import eval_frame as _eval_frame
 from torch._dynamo import lookup_backend, maybe_mark_dynamic
 from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 from torch._dynamo.backends.common import aot_autograd
@@ -50,6 +52,7 @@ __all__ = [
     "TracingContext",
     "TransformGetItemToIndex",
     "aot_autograd",
+    "ask_before_compiled_code",
     "boxed",
     "check_version",
     "compile_fx",
@@ -71,9 +74,11 @@ __all__ = [
     "keep_compiling",
     "lookup_backend",
     "maybe_mark_dynamic",
+    "name_of",
     "outside_of_modes",
     "reset_with_dynamo",
     "root_cause",
+    "running_backend",
     "select_decomp_table",
     "size_hint",
     "top_dispatch_mode",
@@ -136,6 +141,60 @@ def without_recompile_limit() -> Iterator[None]:
     """Inside, Dynamo compiles every batch size; at its limit it would run the rest by stock eager kernels."""
     with _dynamo_config.patch(recompile_limit=2**16, accumulated_recompile_limit=2**16):
         yield
+
+
+_CALLBACK = "_callback_from_stance"
+_NO_BACKEND = "of torch.compile"
+
+
+def ask_before_compiled_code(may_run: Callable[[object], bool]) -> None:
+    """Have every call of a compiled function ask ``may_run(backend)``; refused, it runs as plain Python.
+
+    Each such call looks up what Dynamo shall do with its frames: compile them, run what it kept of them, or nothing.
+    The lookup happens before Dynamo sees a frame, so the answer holds for code that was compiled earlier as well.
+
+    Raises:
+        UnsupportedTorchError: this torch looks it up elsewhere.
+    """
+    looked_up = getattr(_eval_frame, _CALLBACK, None)
+    if looked_up is None:
+        raise UnsupportedTorchError(
+            f"torch {torch.__version__} has no torch._dynamo.eval_frame.{_CALLBACK}, by which batch_invariant_mode "
+            "keeps the code of other compilers from running inside it; install one of the supported releases, "
+            f"{'.'.join(map(str, SUPPORTED[0]))} to {'.'.join(map(str, SUPPORTED[1]))}"
+        )
+    if getattr(looked_up, "_bi_inductor_asks", False):
+        return
+
+    def ask(callback: Any) -> Any:
+        wanted = looked_up(callback)
+        if wanted is None or may_run(_backend_of(wanted)):
+            return wanted
+        # with fullgraph=True Dynamo counts the frames that ran compiled (2.13); -1 is "not counting"
+        getattr(_eval_frame, "set_fullgraph_compiled_frame_count", int)(-1)
+        return None
+
+    ask._bi_inductor_asks = True  # type: ignore[attr-defined]
+    setattr(_eval_frame, _CALLBACK, ask)
+
+
+def running_backend() -> object:
+    """The backend whose compiled code this thread is in the middle of, or None."""
+    callback = _running_callback()
+    return None if callback is None else _backend_of(callback)
+
+
+def _backend_of(callback: Any) -> object:
+    if callback is False:  # only what is compiled already may run, by whichever backend
+        return _NO_BACKEND
+    backend: Any = _eval_frame.innermost_backend(callback)
+    return getattr(backend, "compiler_fn", backend)
+
+
+def name_of(backend: object) -> str:
+    """What the user calls a backend."""
+    name = getattr(backend, "compiler_name", None) or getattr(backend, "__name__", None)
+    return repr(name) if name else str(backend)
 
 
 def graph_break_of(gm: GraphModule) -> str | None:

@@ -11,6 +11,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bi_inductor import _torch
+from bi_inductor.eager import compiled
 from bi_inductor.eager.routes import route_of
 from bi_inductor.errors import OptionError
 from bi_inductor.options import OnVariant
@@ -28,7 +29,10 @@ class _Interceptor(TorchDispatchMode):
 
     @classmethod
     def is_infra_mode(cls) -> bool:
-        """Dynamo skips frames under any other mode: code compiled by our backend would run eagerly instead."""
+        """Dynamo skips frames under any other mode: code compiled by our backend would run eagerly instead.
+
+        What other backends compiled is kept out by ``compiled.py``, also where it was compiled before.
+        """
         return True
 
     def __torch_dispatch__(
@@ -70,6 +74,9 @@ def _switch(on_variant: OnVariant | None) -> OnVariant | None:
     """
     thread = _LOCAL.thread
     interceptor = thread.interceptor
+    if on_variant is not None and interceptor.on_variant is None:
+        compiled.refuse_inside(on_variant)
+        compiled.watch(is_batch_invariant_mode_enabled)
     previous, interceptor.on_variant = interceptor.on_variant, on_variant
     if on_variant is not None and not thread.installed:
         interceptor.__enter__()  # type: ignore[no-untyped-call]
@@ -90,6 +97,8 @@ class batch_invariant_mode(contextlib.ContextDecorator):
 
     Reentrant and nestable: leaving a block restores what was on before it, also after an exception. Ops with
     ``out=``, in-place ops and the backward of what runs inside are covered. As a decorator it wraps each call.
+    Code compiled by another backend of ``torch.compile`` runs eagerly inside, with a warning; kernels that neither
+    the dispatcher nor ``torch.compile`` sees (AOTInductor packages, a Triton kernel called directly) are not covered.
 
     Args:
         enabled: False switches the mode off inside the block.
@@ -98,6 +107,7 @@ class batch_invariant_mode(contextlib.ContextDecorator):
 
     Raises:
         OptionError: ``on_variant`` is neither.
+        VariantOpError: it is switched on in the middle of code that another backend compiled.
         UnknownOpError: (inside) an op without a rule.
         VariantOpError: (inside) an op that mixes samples by definition.
     """

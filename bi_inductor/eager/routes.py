@@ -35,7 +35,8 @@ Args = tuple[Any, ...]
 Kwargs = Mapping[str, Any]
 Route = Callable[[Mode, Any, Args, Kwargs], Any]
 
-_ACCEPT = "batch_invariant_mode(on_variant='warn')"
+#: how an error of the mode says that it can be turned into a warning
+ACCEPT = "batch_invariant_mode(on_variant='warn')"
 
 
 @functools.cache
@@ -145,7 +146,7 @@ def _random(mode: Mode, func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
         user_frame(),
         "draws random numbers by position in the batch",
         "call model.eval(), pass the random numbers in, or sample with one seed for each row",
-        accept=_ACCEPT,
+        accept=ACCEPT,
     )
     return _reported(mode, error, func, args, kwargs)
 
@@ -170,7 +171,7 @@ def _refused(mode: Mode, func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
         user_frame(),
         "has no rule, so nothing is known of its bits",
         rules.remedy_of(name),
-        accept=_ACCEPT,
+        accept=ACCEPT,
     )
     return _reported(mode, error, func, args, kwargs)
 
@@ -179,7 +180,7 @@ def _reported(
     mode: Mode, error: VariantOpError, func: OpOverload, args: Args, kwargs: Kwargs
 ) -> Any:
     if mode.on_variant == "error":
-        raise type(error)(error.op, user_frame(), error.reason, error.remedy, accept=_ACCEPT)
+        raise type(error)(error.op, user_frame(), error.reason, error.remedy, accept=ACCEPT)
     warnings.warn(
         f"bi_inductor goes on with a result that may follow its batch: {error.op}{user_frame()} {error.reason}",
         stacklevel=2,
@@ -200,5 +201,5 @@ def _normalises_over_batch(func: OpOverload, args: Args, kwargs: Kwargs) -> Vari
         user_frame(),
         "normalises over the batch",
         "call model.eval(), or use a norm over the features (GroupNorm, LayerNorm)",
-        accept=_ACCEPT,
+        accept=ACCEPT,
     )

@@ -62,13 +62,56 @@ def _without_templates(table: _Table) -> _Table:
 
 
 def _own() -> dict[Any, Callable[..., Any]]:
-    """Open what has no template into ops that have one."""
-    aten = torch.ops.aten
+    """Open what has no template into ops that have one, or into steps that round where we say."""
+    aten, prims = torch.ops.aten, torch.ops.prims
     return {
+        aten.addcmul.default: addcmul,
+        aten.addcdiv.default: addcdiv,
+        aten.add.Tensor: add,
+        aten.sub.Tensor: sub,
+        **({prims.fma.default: fma} if hasattr(prims, "fma") else {}),  # 2.12 and later
         aten.linalg_solve_triangular.default: solve_triangular,
         aten._adaptive_avg_pool2d.default: adaptive_avg_pool2d,
         aten._cdist_forward.default: cdist,
     }
+
+
+def add(x: Tensor, y: Tensor, *, alpha: float = 1) -> Tensor:
+    """``x + y * alpha``, which Inductor contracts on a GPU; left to it where there is no factor."""
+    return NotImplemented if alpha == 1 else _step(torch.add, x, _step(torch.mul, y, alpha))
+
+
+def sub(x: Tensor, y: Tensor, *, alpha: float = 1) -> Tensor:
+    """``x - y * alpha``, as ``add``."""
+    return NotImplemented if alpha == 1 else _step(torch.sub, x, _step(torch.mul, y, alpha))
+
+
+def addcmul(x: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
+    """``x + a * b * value``: every step rounded to the dtype of its operands, none contracted.
+
+    Dynamo writes some calls in these steps before a backend sees them, those with ``value=`` or in place. The other
+    spellings follow it here, and eager mode in ``eager/exact.py``.
+    """
+    return fma(_step(torch.mul, a, b), value, x)
+
+
+def addcdiv(x: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
+    """``x + a / b * value``, in the steps of ``addcmul``."""
+    return fma(_step(torch.div, a, b), value, x)
+
+
+def fma(a: Tensor, b: Tensor | float, c: Tensor) -> Tensor:
+    """``a * b + c`` in two steps. Dynamo puts one of a single rounding there, which eager code does not have."""
+    return _step(torch.add, c, _step(torch.mul, a, b))
+
+
+def _step(op: Callable[..., Tensor], x: Tensor, y: Tensor | float) -> Tensor:
+    """One operation with its rounding written out: Inductor keeps the halves inside a decomposition in float32."""
+    dtype = torch.result_type(x, y)
+    if dtype not in (torch.bfloat16, torch.float16):
+        return op(x, y)
+    wide = (t.to(dtype).float() if isinstance(t, Tensor) else t for t in (x, y))
+    return op(*wide).to(dtype)
 
 
 def solve_triangular(

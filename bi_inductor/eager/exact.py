@@ -77,6 +77,8 @@ def agrees(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     if name not in _FACTORS:
         return True
     given = mutation.bound(func, args, kwargs)
+    if "value" in given:
+        return not any(isinstance(x, Tensor) and x.is_floating_point() for x in given.values())
     return given.get("alpha") == 1 and not _adds_number_to_half(given)
 
 
@@ -94,7 +96,9 @@ def opened(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     given = mutation.bound(func, args, kwargs)
     if "alpha" in given:
         return None if _adds_number_to_half(given) else _scaled_sum(func, given)
-    return _scaled_part(func, given)
+    a, b = given["tensor1"], given["tensor2"]
+    part = a * b if _base(func) == "addcmul" else a / b
+    return given["self"] + part * given["value"]
 
 
 def _scaled_sum(func: OpOverload, given: Mapping[str, Any]) -> Tensor:
@@ -103,12 +107,3 @@ def _scaled_sum(func: OpOverload, given: Mapping[str, Any]) -> Tensor:
     if name == "rsub":
         return y - x * alpha
     return x + y * alpha if name == "add" else x - y * alpha
-
-
-def _scaled_part(func: OpOverload, given: Mapping[str, Any]) -> Tensor:
-    x, a, b = given["self"], given["tensor1"], given["tensor2"]
-    dtype = torch.promote_types(torch.promote_types(x.dtype, a.dtype), b.dtype)
-    wide = torch.float32 if dtype in _HALVES else dtype
-    x, a, b = (t.to(wide) for t in (x, a, b))
-    part = a * b if _base(func) == "addcmul" else a / b
-    return (x + part * given["value"]).to(dtype)

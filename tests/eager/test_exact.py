@@ -10,14 +10,21 @@ from bi_inductor.eager import exact
 from tests.rows import bits_equal
 
 SPECIAL = (0.0, -0.0, 1.0, -1.0, math.inf, -math.inf, math.nan, 1e-40, -1e-40, 3e38, 0.5, 1.5, 2.5)
-#: Compiled code rounds the quotient of an addcdiv of halves otherwise inside a fused kernel than alone.
-KNOWN_DIFFERENCES = {torch.bfloat16: ["addcdiv factor"], torch.float16: ["addcdiv factor"]}
 FACTORED = {
     "add": lambda x, y, z: torch.add(x, y, alpha=0.3),
     "sub": lambda x, y, z: torch.sub(x, y, alpha=0.3),
     "rsub": lambda x, y, z: torch.rsub(x, y, alpha=0.3),
+}
+#: Spellings of one computation; Dynamo opens some of them itself, by steps or as a fused multiply-add.
+SPELLINGS = {
     "addcmul": lambda x, y, z: torch.addcmul(x, y, z, value=0.3),
+    "addcmul method": lambda x, y, z: x.addcmul(y, z, value=0.3),
+    "addcmul in place": lambda x, y, z: x.clone().addcmul_(y, z, value=0.3),
+    "addcmul out": lambda x, y, z: torch.addcmul(x, y, z, value=0.3, out=torch.empty_like(x)),
     "addcdiv": lambda x, y, z: torch.addcdiv(x, y, z, value=0.3),
+    "addcdiv method": lambda x, y, z: x.addcdiv(y, z, value=0.3),
+    "addcdiv in place": lambda x, y, z: x.clone().addcdiv_(y, z, value=0.3),
+    "addcdiv out": lambda x, y, z: torch.addcdiv(x, y, z, value=0.3, out=torch.empty_like(x)),
 }
 PLAIN = {
     "add": lambda x, y, z: x + y,
@@ -28,6 +35,11 @@ PLAIN = {
     "mul scalar": lambda x, y, z: x * 0.1,
     "div": lambda x, y, z: x / y,
     "div scalar": lambda x, y, z: x / 3.0,
+    "addcmul": lambda x, y, z: x.addcmul(y, z),
+    "addcdiv": lambda x, y, z: x.addcdiv(y, z),
+    "addcmul of two dtypes": lambda x, y, z: x.addcmul(y.float(), z, value=0.3),
+    "lerp": lambda x, y, z: x.lerp(y, 0.3),
+    "lerp of tensors": lambda x, y, z: x.lerp(y, z),
     "neg": lambda x, y, z: -x,
     "abs": lambda x, y, z: x.abs(),
     "maximum": lambda x, y, z: torch.maximum(x, y),
@@ -65,7 +77,7 @@ def numbers(dtype, seed):
 def test_one_rounding_is_the_same_eager_and_compiled(dtype):
     """All ops in one graph: one compilation, and fusion is on trial as well."""
     operands = [numbers(dtype, seed) for seed in (1, 2, 3)]
-    ops = {**PLAIN, **{f"{n} factor": op for n, op in FACTORED.items()}}
+    ops = {**PLAIN, **{f"{n} factor": op for n, op in (FACTORED | SPELLINGS).items()}}
 
     def every(x, y, z):
         return {name: op(x, y, z) for name, op in ops.items()}
@@ -83,7 +95,33 @@ def test_one_rounding_is_the_same_eager_and_compiled(dtype):
             for a, b in zip(tuples(eager[name]), tuples(compiled[name]), strict=True)
         )
     ]
-    assert different == KNOWN_DIFFERENCES.get(dtype, [])
+    assert different == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_spelling_of_a_scaled_product_has_the_same_bits(dtype):
+    x, y, z = (numbers(dtype, seed) for seed in (1, 2, 3))
+    wanted = {"addcmul": x + y * z * 0.3, "addcdiv": x + y / z * 0.3}
+    stock = [
+        name
+        for name, op in SPELLINGS.items()
+        if not bits_equal(op(x, y, z), wanted[name.split()[0]])
+    ]
+    assert stock, "control too weak"
+
+    with batch_invariant_mode():
+        different = [
+            name
+            for name, op in SPELLINGS.items()
+            if not bits_equal(op(x, y, z), wanted[name.split()[0]])
+        ]
+    assert different == []
+
+
+def test_an_addcdiv_of_integers_is_refused_as_by_torch():
+    x = torch.arange(1, 4)
+    with batch_invariant_mode(), pytest.raises(RuntimeError, match="[Ii]nteger"):
+        torch.addcdiv(x, x, x)
 
 
 def tuples(made):
@@ -91,4 +129,4 @@ def tuples(made):
 
 
 def test_every_op_with_a_factor_is_on_trial():
-    assert set(FACTORED) == set(exact._FACTORS)
+    assert set(FACTORED | SPELLINGS) >= set(exact._FACTORS)

@@ -1,9 +1,10 @@
 """Tokens per second of generate and of continuous batching on SmolLM2, ours against stock; the cost of padding.
 
-    python -m benchmarks.generation [--threads N] [--completions N]
+    python -m benchmarks.generation [--device cpu|cuda] [--dtype float32|bfloat16] [--threads N]
+                                    [--only generate|completions] [--completions N] [--stock-completions N]
 
-The repeated block is compiled, as in examples/quickstart.py. ``--completions 1000`` also counts the different answers
-to one prompt among random traffic.
+The repeated block is compiled, as in examples/quickstart.py. ``--completions N`` asks one question N times among N
+other requests, and counts the different answers; with ``--stock-completions`` the control runs fewer.
 """
 
 import argparse
@@ -28,12 +29,12 @@ def prompt(length, seed):
     return torch.randint(3, VOCAB, (1, length), generator=torch.Generator().manual_seed(seed))
 
 
-def batch(lengths):
+def batch(lengths, device):
     ids = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, length in enumerate(lengths):
         ids[row, -length:], mask[row, -length:] = prompt(length, row)[0], 1
-    return ids, mask
+    return ids.to(device), mask.to(device)
 
 
 def model_for(loaded, prepare):
@@ -56,7 +57,7 @@ def generate_table(loaded):
     }
     rows = []
     for size in (1, 8):
-        ids, mask = batch([PROMPT] * size)
+        ids, mask = batch([PROMPT] * size, loaded.device)
         times = interleaved(
             {name: lambda: generated(model, ids, mask) for name, model in models.items()},
             rounds=5,
@@ -74,8 +75,8 @@ def generate_table(loaded):
     print(markdown(("rows", "stock tokens/s", "ours tokens/s", "speed / stock"), rows))
 
     # the same width and the same work, with and without a mask that hides half of most rows
-    ids, mask = batch([PROMPT] * 8)
-    _, padded = batch([PROMPT] + [PROMPT // 2] * 7)
+    ids, mask = batch([PROMPT] * 8, loaded.device)
+    _, padded = batch([PROMPT] + [PROMPT // 2] * 7, loaded.device)
     times = interleaved(
         {
             "full": lambda: generated(models["ours"], ids, mask),
@@ -90,33 +91,15 @@ def generate_table(loaded):
     )
 
 
-def completions(loaded, count):
-    requests = [prompt(PROMPT, 0)[0].tolist()] * (count // 2)
-    rng = random.Random(0)
-    requests += [
-        prompt(rng.randint(1, 2 * PROMPT), i)[0].tolist() for i in range(1, count - len(requests))
-    ]
-    rng.shuffle(requests)
-    question = prompt(PROMPT, 0)[0].tolist()
+def completions(loaded, counts):
+    """One row a backend: the question ``counts[name]`` times among as many other requests, in random order."""
     rows = []
     for name, backend in BACKENDS.items():
         prepare = serving.prepare if name == "ours" else _stock
         model = model_for(loaded, lambda m: prepare(m, backend))
-        config = {"page_size": 64, "num_blocks": 256, "max_batch_tokens": 256}
-        run = {
-            "generation_config": GenerationConfig(
-                max_new_tokens=NEW, do_sample=False, eos_token_id=-1
-            ),
-            "continuous_batching_config": ContinuousBatchingConfig(
-                **config,
-                max_requests_per_batch=32,
-                return_logprobs=True,
-                use_async_batching=False,
-                auto_switch_to_flash=False,
-            ),
-            "warmup": False,
-        }
-        model.generate_batch(requests[:8], **run)
+        question, requests = traffic(counts[name])
+        run = engine_settings()
+        model.generate_batch(requests[:64], **run)
         began = time.perf_counter()
         outputs = model.generate_batch(requests, **run).values()
         spent = time.perf_counter() - began
@@ -132,9 +115,41 @@ def completions(loaded, count):
         )
     print(
         markdown(
-            ("continuous batching", "tokens/s", "completions", "texts", "log-probabilities"), rows
+            (
+                "continuous batching",
+                "tokens/s",
+                "completions of one prompt",
+                "different texts",
+                "different log-probabilities",
+            ),
+            rows,
         )
     )
+
+
+def traffic(count):
+    question = prompt(PROMPT, 0)[0].tolist()
+    rng = random.Random(0)
+    requests = [question] * count
+    requests += [prompt(rng.randint(1, 2 * PROMPT), i)[0].tolist() for i in range(1, count + 1)]
+    rng.shuffle(requests)
+    return question, requests
+
+
+def engine_settings():
+    return {
+        "generation_config": GenerationConfig(max_new_tokens=NEW, do_sample=False, eos_token_id=-1),
+        "continuous_batching_config": ContinuousBatchingConfig(
+            page_size=64,
+            num_blocks=256,
+            max_batch_tokens=256,
+            max_requests_per_batch=32,
+            return_logprobs=True,
+            use_async_batching=False,
+            auto_switch_to_flash=False,
+        ),
+        "warmup": False,
+    }
 
 
 def _stock(model, backend):
@@ -144,17 +159,25 @@ def _stock(model, backend):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", choices=("generate", "completions"))
     parser.add_argument("--completions", type=int, default=64)
+    parser.add_argument("--stock-completions", type=int)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore")
-    loaded = quickstart.load(getattr(torch, args.dtype))
-    print(f"{args.dtype}, {args.threads} threads, prompt {PROMPT}, {NEW} new tokens\n")
-    generate_table(loaded)
-    print()
-    completions(loaded, args.completions)
+    loaded = quickstart.load(getattr(torch, args.dtype)).to(args.device)
+    print(
+        f"{args.device}, {args.dtype}, {args.threads} threads, prompt {PROMPT}, {NEW} new tokens\n"
+    )
+    if args.only != "completions":
+        generate_table(loaded)
+        print()
+    if args.only != "generate":
+        stock = args.stock_completions or args.completions
+        completions(loaded, {"stock": stock, "ours": args.completions})
 
 
 if __name__ == "__main__":

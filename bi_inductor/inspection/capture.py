@@ -135,20 +135,25 @@ class _Backend:
         plan = _PlanOnly(self, inputs, traced_on, _torch.graph_break_of(gm))
         from lowerings import _inductor
 
-        _torch.compile_fx(
-            open_attention(gm),
-            list(example_inputs),
-            inner_compile=self.generate or _no_code,  # type: ignore[arg-type]
-            config_patches={
-                **_inductor.pins(),
-                "joint_custom_pre_pass": plan,
-                # a hit of a cache would skip the pass, and nothing behind it is looked at
-                "force_disable_caches": True,
-                **({} if self.generate else {"pattern_matcher": False}),
-            },
-            decompositions=decomposition_table(),
-        )
+        with contextlib.suppress(_Seen):
+            _torch.compile_fx(
+                open_attention(gm),
+                list(example_inputs),
+                inner_compile=self.generate or _no_code,  # type: ignore[arg-type]
+                config_patches={
+                    **_inductor.pins(),
+                    "joint_custom_pre_pass": plan,
+                    # a hit of a cache would skip the pass
+                    "force_disable_caches": True,
+                    **({} if self.generate else {"pattern_matcher": False}),
+                },
+                decompositions=decomposition_table(),
+            )
         return run.forward
+
+
+class _Seen(Exception):
+    """The graph is planned and no code is wanted: what torch does behind the plan takes as long as the tracing."""
 
 
 class _PlanOnly(_torch.CustomGraphPass):
@@ -187,6 +192,8 @@ class _PlanOnly(_torch.CustomGraphPass):
             self.backend.found.graphs.setdefault(device, []).append(
                 self.backend.visit(captured, write)
             )
+        if self.backend.generate is None:
+            raise _Seen
 
     def uuid(self) -> Any:
         return None

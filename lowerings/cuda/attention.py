@@ -10,10 +10,11 @@ import triton
 from torch import Tensor
 
 from bi_inductor.errors import LoweringError
+from lowerings.cuda import attention_hopper, schedules
 from lowerings.cuda import attention_kernels as kernels
-from lowerings.cuda import schedules
 from lowerings.cuda.plans import KEY_BLOCK, KEY_SPLIT
 
+DONE, HURT, LEFT = kernels.DONE.value, kernels.HURT.value, kernels.LEFT.value
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 #: an additive value at or below it masks the key: the most negative bfloat16 and float16
@@ -82,12 +83,8 @@ def attention(
         return out.zero_(), lse.zero_()
     group = heads // kv_heads
     pieces = -(-keys // split_size)
+    sms = 132 if _INTERPRETED else schedules.multiprocessors(q.device)
     if schedule is None:
-        sms = (
-            132
-            if _INTERPRETED
-            else torch.cuda.get_device_properties(q.device).multi_processor_count
-        )
         schedule = schedules.attention(
             queries * group, batch * kv_heads, pieces, q.dtype, max(dim, value_dim), sms=sms
         )
@@ -105,19 +102,28 @@ def attention(
         # the kernel takes the maximum before it scales
         q, scale = (-q, -scale) if scale else (torch.zeros_like(q), 1.0)
     wide, value_wide = (max(16, triton.next_power_of_2(n)) for n in (dim, value_dim))
-    grid = (-(-queries * group // schedule.m), batch * kv_heads, pieces if schedule.parallel else 1)
-    # a tile of a prefill has no registers for the second walk that a NaN asks for: a second launch takes it
-    apart = schedule.m >= 64 and not schedule.parallel and (is_causal or bounds.kind > 0)
-    hurt = q.new_empty((grid[0] * grid[1] if apart else 0,), dtype=torch.int32)
-    for repair in (0, 2) if apart else (1,):
-        kernels.attend[grid](
+    specialised = schedule.m == 128 and attention_hopper.takes(q, k, v, out)
+    slots = attention_hopper.slots(q, k) if specialised else group
+    grid = (-(-queries * slots // schedule.m), batch * kv_heads, pieces if schedule.parallel else 1)
+    note = q.new_empty((grid[0] * grid[1] if schedule.m >= 64 else 0,), dtype=torch.int32)
+    if specialised:
+        attention_hopper.launch(
+            *(q, k, v, bounds.start, bounds.end, bounds.solid, out, lse, note),
+            *(grid[0], scale * math.log2(math.e), bounds.start_strides),
+            is_causal=is_causal,
+            masked=bounds.kind > 0,
+        )
+    for repair, takes in _launches(schedule, specialised, is_causal, bounds.kind > 0):
+        kernels.attend[grid if takes == DONE else (min(grid[0] * grid[1], sms),)](
             *(q, k, v, bounds.values, bounds.start, bounds.end, bounds.solid),
-            *(out, lse, parts, stats, hurt),
-            *(heads, kv_heads, queries, keys, pieces, scale * math.log2(math.e)),
+            *(out, lse, parts, stats, note),
+            *(grid[0], grid[1], heads, kv_heads, queries, keys, pieces, scale * math.log2(math.e)),
             *(*q.stride(), *k.stride(), *v.stride(), *out.stride()),
             *(*bounds.strides, *bounds.start_strides),
             GROUP=group,
+            SLOTS=slots,
             REPAIR=repair,
+            TAKES=takes,
             IS_CAUSAL=is_causal,
             MASK=bounds.kind,
             THRESHOLD=bounds.threshold,
@@ -143,6 +149,19 @@ def attention(
             enable_fp_fusion=False,
         )
     return out, lse
+
+
+def _launches(
+    schedule: schedules.Attention, specialised: bool, is_causal: bool, masked: bool
+) -> list[tuple[int, int]]:
+    """REPAIR and TAKES of each launch: the tiles that the specialised kernel left, then those that met a NaN."""
+    if schedule.m < 64 or schedule.parallel:
+        return [(1, DONE)]
+    # every key is kept for every row: a NaN is then the sum's own
+    again = [(2, HURT)] if is_causal or masked else []
+    if not specialised:
+        return [(0, DONE), *again]
+    return [(0, LEFT), *again] if masked else again
 
 
 def _bounds(mask: Tensor | None, q: Tensor, keys: int) -> _Mask:

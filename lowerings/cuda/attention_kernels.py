@@ -12,6 +12,10 @@ import triton.language as tl
 _LOG2E = tl.constexpr(1.4426950408889634)
 _LN2 = tl.constexpr(0.6931471805599453)
 _NOWHERE = tl.constexpr(1 << 30)
+#: what the first launch notes of a tile: computed, computed with a NaN in it, left for another kernel
+DONE = tl.constexpr(0)
+HURT = tl.constexpr(1)
+LEFT = tl.constexpr(2)
 
 
 @triton.jit
@@ -245,8 +249,9 @@ def _store(
 ) -> None:  # fmt: skip
     empty = l == 0.0
     safe = tl.where(empty, 1.0, l)
-    out = tl.div_rn(acc, tl.broadcast_to(safe[:, None], acc.shape))
-    out = tl.where(empty[:, None], 0.0, out)
+    # one division a row: a division of every element took 4 us of a tile's 10
+    share = tl.div_rn(tl.full(safe.shape, 1.0, tl.float32), safe)
+    out = tl.where(empty[:, None], 0.0, acc * share[:, None])
     lse = tl.where(empty, 0.0, (m + tl.log2(safe)) * _LN2)
     at = out_ptr + out_offset[:, None] + dv[None, :] * out_col
     mine = ok[:, None] & (dv < DV)[None, :]
@@ -260,35 +265,26 @@ def _store(
 
 
 @triton.jit
-def attend(
-    q_ptr, k_ptr, v_ptr, mask_ptr, start_ptr, end_ptr, solid_ptr, out_ptr, lse_ptr, part_ptr, stat_ptr, hurt_ptr,
+def _tile(
+    tile, pair, piece, note,
+    q_ptr, k_ptr, v_ptr, mask_ptr, start_ptr, end_ptr, solid_ptr, out_ptr, lse_ptr, part_ptr, stat_ptr,
     heads, kv_heads, queries, keys, pieces, scale2,
     q_b, q_h, q_row, q_col, k_b, k_h, k_row, k_col, v_b, v_h, v_row, v_col,
     out_b, out_h, out_row, out_col, mask_b, mask_h, mask_q, mask_k,
     start_b, start_h, start_q,
-    GROUP: tl.constexpr, REPAIR: tl.constexpr, IS_CAUSAL: tl.constexpr, MASK: tl.constexpr, THRESHOLD: tl.constexpr,
-    PARALLEL: tl.constexpr, BM: tl.constexpr, KEYS: tl.constexpr, SPLIT: tl.constexpr,
+    GROUP: tl.constexpr, SLOTS: tl.constexpr, REPAIR: tl.constexpr, IS_CAUSAL: tl.constexpr, MASK: tl.constexpr,
+    THRESHOLD: tl.constexpr, PARALLEL: tl.constexpr, BM: tl.constexpr, KEYS: tl.constexpr, SPLIT: tl.constexpr,
     D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr, WIDEN: tl.constexpr,
 ) -> None:  # fmt: skip
-    """BM rows (query, head of the group) of one kv head; with PARALLEL one piece each, stored for ``combine``.
-
-    A second walk inside costs registers: it takes the tiles of a prefill out of the register file. So with REPAIR 0 a
-    tile only notes that it met a NaN, and a launch with REPAIR 2 goes over the tiles that did.
-    """
-    tiles = tl.num_programs(0)
-    note = hurt_ptr + tl.program_id(1) * tiles + tl.program_id(0)
-    if REPAIR == 2:  # noqa: SIM102
-        if tl.load(note) == 0:
-            return
-    # the longest rows of a causal call first
-    tile = tiles - 1 - tl.program_id(0) if IS_CAUSAL else tl.program_id(0)
-    b = (tl.program_id(1) // kv_heads).to(tl.int64)
-    kv = tl.program_id(1) % kv_heads
-    piece = tl.program_id(2)
+    """BM rows (query, head of the group) of one kv head of one sample; with PARALLEL one piece of their keys."""
+    b = (pair // kv_heads).to(tl.int64)
+    kv = pair % kv_heads
     row = tile * BM + tl.arange(0, BM)
-    query = row // GROUP
-    head = kv * GROUP + row % GROUP
+    query = row // SLOTS
+    head = kv * GROUP + row % SLOTS
     ok = query < queries
+    if SLOTS != GROUP:
+        ok = ok & (row % SLOTS < GROUP)
     q64 = tl.where(ok, query, 0).to(tl.int64)
     h64 = head.to(tl.int64)
     d = tl.arange(0, BD)
@@ -345,7 +341,7 @@ def attend(
             turn = tl.min(tl.where(todo, start, _NOWHERE + 1), axis=0)
             more = tl.max(todo.to(tl.int32), axis=0)
         if REPAIR == 0:
-            tl.store(note, met)
+            tl.store(note, tl.where(met > 0, HURT, DONE))
     else:
         first = piece * SPLIT
         if PARALLEL:
@@ -366,7 +362,58 @@ def attend(
         else:
             _store(out_ptr, lse_ptr, out_offset, flat, m, l, acc, ok, dv, DV, out_col, REPAIR == 2)
         if REPAIR == 0:
-            tl.store(note, hurt)
+            tl.store(note, tl.where(hurt > 0, HURT, DONE))
+
+
+@triton.jit
+def attend(
+    q_ptr, k_ptr, v_ptr, mask_ptr, start_ptr, end_ptr, solid_ptr, out_ptr, lse_ptr, part_ptr, stat_ptr, note_ptr,
+    tiles, pairs, heads, kv_heads, queries, keys, pieces, scale2,
+    q_b, q_h, q_row, q_col, k_b, k_h, k_row, k_col, v_b, v_h, v_row, v_col,
+    out_b, out_h, out_row, out_col, mask_b, mask_h, mask_q, mask_k,
+    start_b, start_h, start_q,
+    GROUP: tl.constexpr, SLOTS: tl.constexpr, REPAIR: tl.constexpr, TAKES: tl.constexpr, IS_CAUSAL: tl.constexpr,
+    MASK: tl.constexpr, THRESHOLD: tl.constexpr, PARALLEL: tl.constexpr, BM: tl.constexpr, KEYS: tl.constexpr,
+    SPLIT: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BD: tl.constexpr, BDV: tl.constexpr, WIDEN: tl.constexpr,
+) -> None:  # fmt: skip
+    """Tiles of BM rows, a program each; with PARALLEL a program for each piece, stored for ``combine``.
+
+    A second walk inside costs registers: it takes the tiles of a prefill out of the register file. So with REPAIR 0 a
+    tile only notes that it met a NaN, and a launch with REPAIR 2 goes over the tiles that did. TAKES: only tiles with
+    this note, of which every program looks for its share; DONE means all. A query has SLOTS rows, of which GROUP are
+    heads.
+    """
+    if TAKES == DONE:
+        # the longest rows of a causal call first
+        tile = tiles - 1 - tl.program_id(0) if IS_CAUSAL else tl.program_id(0)
+        _tile(
+            tile, tl.program_id(1), tl.program_id(2), note_ptr + tl.program_id(1) * tiles + tile,
+            q_ptr, k_ptr, v_ptr, mask_ptr, start_ptr, end_ptr, solid_ptr, out_ptr, lse_ptr, part_ptr, stat_ptr,
+            heads, kv_heads, queries, keys, pieces, scale2,
+            q_b, q_h, q_row, q_col, k_b, k_h, k_row, k_col, v_b, v_h, v_row, v_col,
+            out_b, out_h, out_row, out_col, mask_b, mask_h, mask_q, mask_k, start_b, start_h, start_q,
+            GROUP, SLOTS, REPAIR, IS_CAUSAL, MASK, THRESHOLD, PARALLEL, BM, KEYS, SPLIT, D, DV, BD, BDV, WIDEN,
+        )  # fmt: skip
+    else:
+        programs = tl.num_programs(0)
+        # one load tells most programs that they have nothing to do
+        for begin in range(tl.program_id(0), tiles * pairs, 64 * programs):
+            at = begin + tl.arange(0, 64) * programs
+            noted = tl.load(note_ptr + at, mask=at < tiles * pairs, other=DONE) == TAKES
+            if tl.max(noted.to(tl.int32), axis=0) > 0:
+                for i in range(64):
+                    place = begin + i * programs
+                    if place < tiles * pairs:  # noqa: SIM102
+                        if tl.load(note_ptr + place) == TAKES:
+                            _tile(
+                                place % tiles, place // tiles, 0, note_ptr + place,
+                                q_ptr, k_ptr, v_ptr, mask_ptr, start_ptr, end_ptr, solid_ptr, out_ptr, lse_ptr,
+                                part_ptr, stat_ptr, heads, kv_heads, queries, keys, pieces, scale2,
+                                q_b, q_h, q_row, q_col, k_b, k_h, k_row, k_col, v_b, v_h, v_row, v_col,
+                                out_b, out_h, out_row, out_col, mask_b, mask_h, mask_q, mask_k,
+                                start_b, start_h, start_q, GROUP, SLOTS, REPAIR, IS_CAUSAL, MASK, THRESHOLD,
+                                PARALLEL, BM, KEYS, SPLIT, D, DV, BD, BDV, WIDEN,
+                            )  # fmt: skip
 
 
 @triton.jit

@@ -3,9 +3,16 @@
 Every schedule of one plan gives the same bits: ``tests/lowerings/cuda/device_bits.py`` holds them together on a GPU.
 """
 
+import functools
 from dataclasses import dataclass
 
 import torch
+
+
+@functools.cache
+def multiprocessors(device: torch.device) -> int:
+    """Return how many programs the device runs side by side at least."""
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Bits on a GPU: every schedule of a plan equal, every row alone and in a batch, decode = chunk = prefill.
 
-    python tests/lowerings/cuda/device_bits.py gemm|attention|rows|orders [DTYPE-HEADDIM ..]
+    python tests/lowerings/cuda/device_bits.py gemm|attention|hopper|rows|orders [DTYPE-HEADDIM ..]
 
 Prints one line a check, ``ok`` or the number of differing elements; exits with 1 if any differs.
 """
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lowerings.cuda import (
     attention,
+    attention_hopper,
     convolution,
     matmul,
     norm,
@@ -231,6 +232,95 @@ def _attention_dim(dtype: torch.dtype, dim: int, length: int = 1100) -> None:
     )
 
 
+def hopper() -> None:
+    """The kernel of specialised warps against the Triton kernel: layouts, groups, masks, hidden values."""
+    for dtype, dim in (
+        (torch.bfloat16, 128),
+        (torch.bfloat16, 64),
+        (torch.bfloat16, 96),
+        (torch.float16, 128),
+    ):
+        name = f"{str(dtype)[6:]}-{dim}"
+        if len(sys.argv) < 3 or name in sys.argv[2:]:
+            _hopper_shapes(dtype, dim, name)
+            if dim == 128:
+                _hopper_masks(dtype, dim, name)
+
+
+def _both(
+    name: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, **options: bool
+) -> None:
+    """One call on both kernels; fails if the specialised one did not run where it should."""
+    ran = []
+    real = attention_hopper.launch
+    attention_hopper.launch = lambda *args, **settings: (ran.append(1), real(*args, **settings))
+    try:
+        apart = schedules.Attention(m=64, warps=4, stages=2)
+        plain = attention.attention(q, k, v, mask, split_size=KEY_SPLIT, schedule=apart, **options)
+        on_triton = len(ran)
+        tile = schedules.Attention(m=128, warps=8, stages=3)
+        ours = attention.attention(q, k, v, mask, split_size=KEY_SPLIT, schedule=tile, **options)
+    finally:
+        attention_hopper.launch = real
+    if (on_triton, len(ran)) != (0, 1):
+        FAILED.append(name)
+        print(f"FAILED {name}: the specialised kernel ran {on_triton} and {len(ran)} times")
+    report(f"hopper {name}", list(zip(ours, plain, strict=True)))
+
+
+def _operands(
+    batch: int, heads: int, kv_heads: int, queries: int, keys: int, dim: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k and v as views of [B, L, H, D], the layout of a projection."""
+    q = torch.randn(batch, queries, heads, dim, device="cuda").to(dtype).transpose(1, 2)
+    k, v = (
+        torch.randn(batch, keys, kv_heads, dim, device="cuda").to(dtype).transpose(1, 2)
+        for _ in range(2)
+    )
+    return q, k, v
+
+
+def _hopper_shapes(dtype: torch.dtype, dim: int, name: str) -> None:
+    for heads, kv_heads in ((8, 2), (2, 2), (9, 3)):
+        args = _operands(2, heads, kv_heads, 1030, 1030, dim, dtype)
+        _both(f"{name} causal {heads}/{kv_heads}", *args, is_causal=True)
+    args = _operands(1, 4, 4, 129, 1100, dim, dtype)
+    _both(f"{name} 129 x 1100", *(x.contiguous() for x in args))
+    q, k, v = _operands(3, 8, 2, 256, 300, dim, dtype)
+    caches = [x.new_full((3, 2, 2048, dim), float("nan")) for x in (k, v)]
+    for cache, x in zip(caches, (k, v), strict=True):
+        cache[:, :, :300] = x
+    _both(f"{name} cache with NaN behind", q, *(cache[:, :, :300] for cache in caches))
+
+
+def _hopper_masks(dtype: torch.dtype, dim: int, name: str) -> None:
+    q, k, v = _operands(3, 8, 2, 200, 700, dim, dtype)
+    key = torch.arange(700, device="cuda")
+    last = torch.arange(500, 700, device="cuda")[:, None]
+    padding = torch.tensor([0, 77, 513], device="cuda")[:, None, None, None]
+    mask = (key <= last) & (key >= padding)
+    _both(f"{name} chunk, padded on the left", q, k, v, mask)
+    least = torch.zeros(mask.shape, device="cuda", dtype=dtype).masked_fill(
+        ~mask, torch.finfo(dtype).min
+    )
+    _both(f"{name} additive", q, k, v, least)
+    _both(f"{name} bias, left to Triton", q, k, v, torch.randn_like(least))
+    _both(f"{name} window, left to Triton", q, k, v, mask & (key > last - 100))
+    holes = mask.clone()
+    holes[0] = False
+    holes[1, :, 5] = False
+    holes[2, :, :, 600] = False
+    _both(f"{name} empty rows and a hole", q, k, v, holes)
+    wild_k, wild_v = k.clone(), v.clone()
+    wild_v[:, :, 600:] = float("nan")
+    wild_k[:, :, 650:] = float("inf")
+    _both(f"{name} hidden NaN and inf", q, wild_k, wild_v, mask)
+    q, k, v = _operands(2, 8, 2, 900, 900, dim, dtype)
+    v[:, :, 800:] = float("nan")
+    v[:, :, 700, 3] = float("inf")
+    _both(f"{name} NaN and inf, causal", q * 30, k, v, is_causal=True)
+
+
 def rows() -> None:
     makers: dict[str, Callable[[Tensor], Tensor]] = {
         "rms_norm": lambda x: norm.rms_norm(x, x.shape[-1:], None, 1e-6, lanes=LANES)[0],
@@ -339,6 +429,8 @@ def orders() -> None:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    {"gemm": gemm, "attention": attentions, "rows": rows, "orders": orders}[sys.argv[1]]()
+    {"gemm": gemm, "attention": attentions, "hopper": hopper, "rows": rows, "orders": orders}[
+        sys.argv[1]
+    ]()
     print(f"{sys.argv[1]}: {len(FAILED)} failed", *FAILED, sep="\n  ")
     sys.exit(bool(FAILED))

@@ -1,0 +1,128 @@
+"""The machine code of attention's specialised kernel, compiled for an H100 without one, and what its launcher takes."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon._runtime import GluonASTSource
+
+from lowerings.cuda import attention_hopper
+from lowerings.cuda.attention_hopper_kernels import attend_hopper
+from lowerings.cuda.plans import KEY_BLOCK, KEY_SPLIT
+
+H100 = GPUTarget("cuda", 90, 32)
+#: bytes that one program may take of a Hopper's multiprocessor
+SHARED = 227 << 10
+
+
+def _descriptor(element: str, block: list[int]) -> str:
+    dtype = gl.bfloat16 if element == "bf16" else gl.float16
+    layout = gl.NVMMASharedLayout.get_default_for(block, dtype)
+    return f"tensordesc<{element}{block},{layout!r}>"
+
+
+def _compile(element: str, dim: int, *, is_causal: bool, masked: bool, group: int = 4):
+    slots = triton.next_power_of_2(group)
+    constants = {
+        "GROUP": group,
+        "SLOTS": slots,
+        "IS_CAUSAL": is_causal,
+        "MASK": masked,
+        "BM": 128,
+        "KEYS": KEY_BLOCK,
+        "SPLIT": KEY_SPLIT,
+        "STAGES": attention_hopper.STAGES,
+        "DV": dim,
+        "BD": dim,
+        "BDV": dim,
+    }
+    block = _descriptor(element, [1, 1, KEY_BLOCK, dim])
+    types = {
+        "q_desc": _descriptor(element, [1, 64 // slots, slots, dim]),
+        "k_desc": block,
+        "v_desc": block,
+        "out_ptr": f"*{element}",
+        "lse_ptr": "*fp32",
+        "scale2": "fp32",
+        **dict.fromkeys(("start_ptr", "end_ptr", "solid_ptr", "note_ptr"), "*i32"),
+        **dict.fromkeys(constants, "constexpr"),
+    }
+    names = attend_hopper.arg_names
+    aligned = {
+        (at,): [["tt.divisibility", 16]]
+        for at, name in enumerate(names)
+        if types.get(name, "i32")[0] in "*i" and "heads" not in name
+    }
+    source = GluonASTSource(
+        fn=attend_hopper,
+        signature={name: types.get(name, "i32") for name in names},
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs=aligned,
+    )
+    return triton.compile(source, target=H100, options={"num_warps": 4, "enable_fp_fusion": False})
+
+
+def _spilled(ptx: str, folder: Path) -> int:
+    text = folder / "kernel.ptx"
+    text.write_text(ptx)
+    ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
+    command = [ptxas, "-v", "--gpu-name", "sm_90a", text, "-o", folder / "kernel.cubin"]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "serialized" not in said
+    return int(re.search(r"(\d+) bytes spill stores", said)[1])
+
+
+@pytest.mark.parametrize(
+    ("element", "dim", "is_causal", "masked", "group"),
+    [
+        ("bf16", 128, True, False, 4),
+        ("bf16", 128, False, True, 3),
+        ("fp16", 64, True, False, 1),
+    ],
+)
+def test_products_run_beside_the_softmax(
+    element: str, dim: int, is_causal: bool, masked: bool, group: int, tmp_path: Path
+) -> None:
+    compiled = _compile(element, dim, is_causal=is_causal, masked=masked, group=group)
+    ptx = compiled.asm["ptx"]
+    for columns in (KEY_BLOCK, dim, 16):
+        assert f"wgmma.mma_async.sync.aligned.m64n{columns}k16" in ptx
+    assert "cp.async.bulk.tensor.4d" in ptx
+    assert compiled.metadata.shared <= SHARED
+    # addresses of a tile, outside the loop over keys
+    assert _spilled(ptx, tmp_path) <= 128
+    # the step: scores, then weighted values, a wait for the scores alone, exponentials, a wait for all
+    waits = [int(n) for n in re.findall(r"wgmma\.wait_group\.sync\.aligned (\d)", ptx)]
+    assert 2 in waits
+    after = ptx.split("wgmma.wait_group.sync.aligned 2")[1]
+    assert after.split("wgmma.wait_group.sync.aligned 0")[0].count("ex2.approx") >= KEY_BLOCK // 2
+
+
+def test_the_copy_engine_takes_whole_16_bytes() -> None:
+    x = torch.empty(2, 8, 300, 96, dtype=torch.bfloat16)
+    assert attention_hopper.copied(x)
+    assert attention_hopper.copied(x[:, :, :100])
+    assert attention_hopper.copied(x.transpose(1, 2))
+    assert not attention_hopper.copied(x[..., 1:])
+    assert not attention_hopper.copied(x.transpose(2, 3))
+    assert not attention_hopper.copied(x[:, :, :1].expand(-1, -1, 300, -1))
+    odd = torch.empty(2, 8, 300, 90, dtype=torch.bfloat16)
+    assert not attention_hopper.copied(odd)
+
+
+def test_other_devices_keep_the_triton_kernel() -> None:
+    q = torch.empty(1, 8, 300, 64, dtype=torch.bfloat16)
+    assert not attention_hopper.takes(q, q, q, q)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "rows"), [(8, 8, 1), (8, 2, 4), (9, 3, 4), (28, 4, 8)]
+)
+def test_a_query_has_a_power_of_two_rows(heads: int, kv_heads: int, rows: int) -> None:
+    q, k = torch.empty(1, heads, 2, 16), torch.empty(1, kv_heads, 2, 16)
+    assert attention_hopper.slots(q, k) == rows

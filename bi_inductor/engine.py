@@ -60,16 +60,22 @@ class DeterministicInferenceEngine:
             max_length: length of prompt and continuation together.
             temperature: 0 for the likeliest token; above 0 needs a ``seed``.
             seed: one for all rows, or one for each: a row's tokens depend on its prompt and its seed.
-            kwargs: passed to the model at each step.
+            kwargs: ``do_sample``, and what is passed to the model at each step.
 
         Returns:
             Ids ``[B, <= max_length]``; the text of the first row if a text was given. A row that has ended is filled
             with its end token.
 
         Raises:
-            ValueError: a sampling argument without a seed, or a text without a tokenizer.
+            ValueError: a sampling argument without a seed, a text without a tokenizer, or an ``attention_mask``.
         """
         _check_sampling(kwargs, seed, temperature, top_k, top_p, min_p)
+        kwargs.pop("do_sample", None)
+        if kwargs.get("attention_mask") is not None:
+            raise ValueError(
+                "attention_mask: the engine continues rows of one length; bi_inductor.generation.generate takes "
+                "padded rows, on any side and with holes"
+            )
         if isinstance(input_ids, str):
             return self._generate_text(
                 input_ids, tokenizer, max_length, temperature, top_k, top_p, eos_token_id,
@@ -109,7 +115,7 @@ class DeterministicInferenceEngine:
     ) -> Tensor:
         if seeds is None or temperature == 0:
             return logits.argmax(-1)
-        from bi_inductor.sampling import sample  # type: ignore[import-not-found, unused-ignore]
+        from bi_inductor.sampling import sample
 
         with torch.no_grad(), batch_invariant_mode(self.patch_model):
             return sample(

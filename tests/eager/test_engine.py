@@ -54,16 +54,61 @@ def test_sampling_without_a_seed_is_refused(engine, sampling):
         engine.generate(torch.zeros(1, 3, dtype=torch.int64), max_length=5, **sampling)
 
 
+SAMPLING = {"temperature": 1.5, "top_k": 60, "top_p": 0.95, "min_p": 0.001}
+
+
+def test_sampled_tokens_depend_on_prompt_and_seed_alone(engine):
+    ids = torch.randint(3, models.VOCAB, (5, 4))
+    seeds = [3, 1, 4, 1, 5]
+    together = engine.generate(ids, max_length=12, seed=seeds, **SAMPLING)
+    turned = engine.generate(ids.flip(0), max_length=12, seed=seeds[::-1], **SAMPLING)
+    assert torch.equal(turned.flip(0), together)
+    for row, seed in enumerate(seeds):
+        alone = engine.generate(ids[row : row + 1], max_length=12, seed=seed, **SAMPLING)
+        assert torch.equal(alone[0], together[row])
+    other = engine.generate(ids, max_length=12, seed=[s + 1 for s in seeds], **SAMPLING)
+    assert not any(torch.equal(*rows) for rows in zip(other, together, strict=True))
+    assert not torch.equal(engine.generate(ids, max_length=12), together)
+
+
+def test_do_sample_with_a_seed_is_the_same_draw(engine):
+    ids = torch.randint(3, models.VOCAB, (2, 4))
+    asked = engine.generate(ids, max_length=8, temperature=1.0, seed=7, do_sample=True)
+    assert torch.equal(asked, engine.generate(ids, max_length=8, temperature=1.0, seed=7))
+    with pytest.raises(ValueError, match="temperature above 0"):
+        engine.generate(ids, max_length=8, seed=7, do_sample=True)
+
+
+def test_seeds_are_one_or_one_for_each_row(engine):
+    ids = torch.randint(3, models.VOCAB, (2, 4))
+    one = engine.generate(ids, max_length=8, temperature=1.0, seed=7)
+    assert torch.equal(one, engine.generate(ids, max_length=8, temperature=1.0, seed=[7, 7]))
+    with pytest.raises(ValueError, match="3 seeds were given for 2 rows"):
+        engine.generate(ids, max_length=8, temperature=1.0, seed=[7, 7, 7])
+
+
+def test_a_mask_is_sent_to_the_function_that_takes_one(engine):
+    ids = torch.ones(2, 4, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"generation\.generate"):
+        engine.generate(ids, max_length=8, attention_mask=ids)
+
+
 def test_a_text_needs_a_tokenizer(engine):
     with pytest.raises(ValueError, match="tokenizer"):
         engine.generate("Hello world", max_length=5)
 
 
-def test_two_thousand_workers_share_one_engine():
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(0)
     model = nn.Sequential(
         nn.Embedding(models.VOCAB, 96), nn.Linear(96, models.VOCAB), nn.LogSoftmax(-1)
     )
-    engine = DeterministicInferenceEngine(model)
+    return DeterministicInferenceEngine(model)
+
+
+def test_two_thousand_workers_share_one_engine(small):
+    engine = small
     ids = torch.randint(3, models.VOCAB, (8, 5))
     alone = [engine.forward(ids[i : i + 1])[0] for i in range(8)]
 
@@ -73,6 +118,23 @@ def test_two_thousand_workers_share_one_engine():
 
     with ThreadPoolExecutor(max_workers=2000) as pool:
         assert all(pool.map(work, range(2000)))
+
+
+def test_sixty_four_workers_draw_the_tokens_of_their_seeds(small):
+    ids = torch.randint(3, models.VOCAB, (8, 5))
+
+    def draw(first):
+        seeds = list(range(first, 8))
+        return small.generate(ids[first:], max_length=7, seed=seeds, **SAMPLING)
+
+    alone = [small.generate(ids[i : i + 1], max_length=7, seed=i, **SAMPLING)[0] for i in range(8)]
+    assert len({tuple(row[5:].tolist()) for row in alone}) > 4, "the draws follow no seed"
+
+    def work(job):
+        return torch.equal(draw(job % 8), torch.stack(alone[job % 8 :]))
+
+    with ThreadPoolExecutor(max_workers=64) as pool:
+        assert all(pool.map(work, range(64)))
 
 
 def test_determinism_is_verified_by_bits(engine):

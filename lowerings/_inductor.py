@@ -6,6 +6,7 @@ movement; this file takes from it each decision that could let bits follow a sha
 
 import contextlib
 import dataclasses
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -32,6 +33,13 @@ from torch._inductor.fx_passes import joint_graph
 from torch._inductor.virtualized import V
 
 from bi_inductor.errors import LoweringError
+from bi_inductor.ops import SCHEMAS
+
+try:  # 2.13 and later
+    from torch._inductor.codegen import custom_extern_kernel_codegen as _custom_calls
+    from torch._inductor.codegen.wrapper import ExternKernelAllocLine
+except ImportError:
+    _custom_calls = None  # type: ignore[assignment]
 
 _WANTED_PINS: dict[str, Any] = {
     # reductions never reach Inductor on a device with templates of its own; these hold where they do
@@ -112,9 +120,36 @@ class PinnedChoices(InductorChoices):
         return "bi_inductor"
 
 
+def _call_directly(op: str, node: Any, writeline: Callable[[Any], None]) -> None:
+    """Write a call of one of our ops: on the CPU past ``torch.ops``, whose share of a short row is most of it."""
+    wrapper = V.graph.wrapper_code
+    device = node.get_device()
+    if isinstance(V.choices, PinnedChoices) and device is not None and device.type == "cpu":
+        wrapper.add_import_once("from lowerings.cpu import build as bi_build")
+        wrapper.add_import_once("bi_kernels = bi_build.python_calls()")
+        node.set_python_kernel_name(f"bi_kernels.{op}")
+    writeline(ExternKernelAllocLine(wrapper, node))
+
+
+#: has a list of optional tensors
+_NOT_DIRECT = frozenset({"index_put_add"})
+
+
+def install_direct_calls() -> None:
+    """Let generated code call our ops without ``torch.ops``; 2.11 and 2.12 have no such hook."""
+    if _custom_calls is None:
+        return
+    for op in SCHEMAS.keys() - _NOT_DIRECT:
+        _custom_calls.CUSTOM_EXTERN_KERNEL_CODEGEN.setdefault(
+            f"torch.ops.bi_inductor.{op}.default",
+            _custom_calls.CustomCodegen(python=functools.partial(_call_directly, op)),
+        )
+
+
 def compile_pinned(graph: Any, example_inputs: Any, **kwargs: Any) -> Any:
     """``compile_fx_inner`` with our choices, and an audit of the code that it wrote."""
     install_scheduling()
+    install_direct_calls()
     with V.set_choices_handler(PinnedChoices()):
         compiled = compile_fx_inner(graph, example_inputs, **kwargs)
     source = getattr(compiled, "source_code", None)

@@ -13,10 +13,13 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib import machinery, util
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch.utils import cpp_extension
@@ -104,6 +107,28 @@ def load(isa: str | None = None) -> Path:
     return library
 
 
+@functools.cache
+def python_calls() -> ModuleType:
+    """The ops of ``torch.ops.bi_inductor`` as plain functions, for generated code: no schema, boxes or dispatch.
+
+    ``bi_kernels.softmax(x, -1, False, lanes=64)`` takes what ``torch.ops.bi_inductor.softmax.default`` takes, tensors
+    on the CPU only, and records no autograd history. ``index_put_add`` is not among them.
+
+    Raises:
+        CompilerMissingError: the library was built without the headers of Python.
+    """
+    loader = machinery.ExtensionFileLoader("bi_kernels", str(load()))
+    spec = util.spec_from_file_location("bi_kernels", loader=loader)
+    if not _python_headers().is_file() or spec is None:
+        raise CompilerMissingError(
+            f"{_python_headers()} not found: generated code calls the CPU kernels through it, and Inductor's own "
+            "kernels need it as well. Install the headers of Python (Debian: apt-get install python3-dev)"
+        )
+    module = util.module_from_spec(spec)
+    loader.exec_module(module)
+    return module
+
+
 def source_files() -> list[Path]:
     """Every C++ file, in a fixed order."""
     return sorted(p for p in SOURCES.rglob("*") if p.suffix in (".cpp", ".h"))
@@ -129,8 +154,13 @@ def _key(isa: str, compiler_version: str) -> str:
             platform.machine(),
         ),
         *(_cpu_model(), *COMMON_FLAGS, *ISA_FLAGS[isa]),
+        *(str(sysconfig.get_config_var("SOABI")), str(_python_headers().is_file())),
     )
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _python_headers() -> Path:
+    return Path(sysconfig.get_paths()["include"]) / "Python.h"
 
 
 def _cpu_model() -> str:
@@ -153,19 +183,21 @@ def _lock(path: Path) -> Iterator[None]:
 def _build_into(target: Path, cxx: str, isa: str) -> None:
     flags = [*COMMON_FLAGS, *ISA_FLAGS[isa], f"-I{SOURCES}"]
     torch_flags = [
-        *(f"-I{p}" for p in cpp_extension.include_paths()),
+        *(f"-I{p}" for p in (*cpp_extension.include_paths(), _python_headers().parent)),
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
     ]
-    libs = [f"-L{p}" for p in cpp_extension.library_paths()] + ["-lc10", "-ltorch_cpu", "-ltorch"]
-    # bindings.cpp is the only file that includes torch, and the slowest: start it first
+    libs = [f"-L{p}" for p in cpp_extension.library_paths()]
+    libs += ["-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python"]
+    # the two files that include torch are the slowest: start them first
+    with_torch = ("python.cpp", "bindings.cpp")
     files = sorted(
-        SOURCES.glob("*.cpp"), key=lambda p: (p.name != "bindings.cpp", -p.stat().st_size)
+        SOURCES.glob("*.cpp"), key=lambda p: (p.name not in with_torch, -p.stat().st_size)
     )
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="build-") as folder:
 
         def compile_one(file: Path) -> str:
             out = os.path.join(folder, file.stem + ".o")
-            extra = torch_flags if file.name == "bindings.cpp" else []
+            extra = torch_flags if file.name in with_torch else []
             _run([cxx, *flags, *extra, "-c", str(file), "-o", out])
             return out
 

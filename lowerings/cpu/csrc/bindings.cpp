@@ -1,4 +1,4 @@
-// The only file that includes torch: registers every kernel for the CPU. Schemas: bi_inductor/ops.py.
+// Registers every kernel for the CPU. Schemas: bi_inductor/ops.py.
 #include <torch/library.h>
 
 #include "bindings/attention.h"

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstdint>
 
 #include "layout.h"
@@ -144,12 +145,48 @@ template <class V, int C> struct StoredLanes {
   }
 };
 
+/// fold_columns for at most 64 elements `step` apart: a lane has one element, so the tree reads the
+/// rows themselves, in bit-reversed order, and keeps one partial fold for each of its levels.
+template <class T, class Op, int C>
+inline void fold_short_columns(const Op (&ops)[C], const T* base, int64_t step, int extent,
+                               vec_t<T> (&result)[C]) {
+  using V = vec_t<T>;
+  const auto lane = [&](int i, int c) {
+    const T* at = base + i * step + c * V::width;
+    // The next columns but one: so many short streams are more than the hardware follows.
+    __builtin_prefetch(at + 2 * C * V::width);
+    return ops[c].combine(ops[c].identity(), ops[c].map(load(at)));
+  };
+  const int half = static_cast<int>(std::bit_ceil(unsigned(extent)) / 2);
+  V levels[6][C];
+  for (int r = 0, i = 0; r < std::max(half, 1); ++r) {
+#pragma GCC unroll 4
+    for (int c = 0; c < C; ++c) {
+      result[c] = lane(i, c);
+      if (half > 0 && i + half < extent) result[c] = ops[c].combine(result[c], lane(i + half, c));
+    }
+    int level = 0;
+    for (; r >> level & 1; ++level)
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) result[c] = ops[c].combine(levels[level][c], result[c]);
+    if (level < 6)
+#pragma GCC unroll 4
+      for (int c = 0; c < C; ++c) levels[level][c] = result[c];
+    // r + 1 with its bits reversed: a carry that runs downwards
+    int bit = half / 2;
+    for (; i & bit; bit /= 2) i ^= bit;
+    i |= bit;
+  }
+}
+
 /// Schedule 2: C vectors of adjacent rows at once. columns <= C * width; result[c] holds the
 /// folds. Same order as fold_row for each row. The extent is at least 1.
 template <class T, class Op, int C>
 [[gnu::noinline]] void fold_columns(const Op (&ops)[C], const T* base, const Dims& reduced,
                                     int64_t extent, int64_t columns, vec_t<T> (&result)[C]) {
   using V = vec_t<T>;
+  if (columns == C * V::width && extent <= kLanes && reduced.rank <= 1)
+    return fold_short_columns<T>(ops, base, reduced.inner_stride(), int(extent), result);
   StoredLanes<V, C> lanes;
   int64_t j = 0;
   if (columns == C * V::width) {

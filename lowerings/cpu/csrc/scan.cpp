@@ -23,6 +23,8 @@ template <class V> V log_add_exp(V acc, V x) {
 /// f32 chains run in double: torch does, and a float chain of 50000 would lose three digits.
 template <class T> using chain_t = std::conditional_t<sizeof(T) == 2, V16, V8d>;
 
+constexpr int kRowsAtOnce = 4;  // chains along rows that hide each other's latency
+
 /// Element j of chain c at c * apart + j * step.
 struct Chains {
   int64_t n, step, apart;
@@ -45,6 +47,35 @@ void scan_chains(const T* x, const Chains& chains, typename chain_t<T>::scalar s
   }
 }
 
+/// W chains along rows of halves: whole vectors are converted, the chains run in the floats between.
+template <class Op, int W, class T>
+void scan_half_rows(const T* x, const Chains& chains, float start, T* y) {
+  constexpr int64_t block = 256;
+  alignas(64) float values[W][block];
+  float acc[W];
+  for (float& a : acc) a = start;
+  for (int64_t j = 0; j < chains.n; j += block) {
+    const int64_t count = std::min(block, chains.n - j);
+    const auto each_vector = [&](const auto& f) {
+      for (int c = 0; c < W; ++c)
+        for (int64_t i = 0; i < count; i += V16::width)
+          f(values[c] + i, c * chains.apart + j + i,
+            static_cast<int>(std::min<int64_t>(V16::width, count - i)));
+    };
+    each_vector([&](float* v, int64_t at, int m) {
+      store(v, m == V16::width ? load(x + at) : load(x + at, m));
+    });
+    for (int64_t i = 0; i < count; ++i) {
+#pragma GCC unroll 4
+      for (int c = 0; c < W; ++c) values[c][i] = acc[c] = Op::next(acc[c], values[c][i]);
+    }
+    each_vector([&](const float* v, int64_t at, int m) {
+      if (m == V16::width) store(y + at, load(v));
+      else store(y + at, load(v), m);
+    });
+  }
+}
+
 template <class T> void log_scan_chains(const T* x, const Chains& chains, int count, T* y) {
   using V = chain_t<T>;
   using S = typename V::scalar;
@@ -59,39 +90,43 @@ template <class T> void log_scan_chains(const T* x, const Chains& chains, int co
   }
 }
 
-template <class T>
-void scan_block(Scan kind, const T* x, const Chains& chains, int count, T* y) {
+/// W chains, along rows or across them.
+template <class Op, int W, class T>
+void scan_some(const T* x, const Chains& chains, int start, T* y) {
+  if constexpr (sizeof(T) == 2)
+    if (chains.step == 1) return scan_half_rows<Op, W>(x, chains, static_cast<float>(start), y);
+  scan_chains<Op, W>(x, chains, static_cast<typename chain_t<T>::scalar>(start), y);
+}
+
+template <class Op, class T>
+void scan_block(const T* x, const Chains& chains, int start, int count, T* y) {
   constexpr int width = chain_t<T>::width;
-  if (kind == Scan::logcumsumexp) return log_scan_chains(x, chains, count, y);
-  const bool sum = kind == Scan::cumsum;
-  if (count == width && chains.step > 1) {
-    if (sum) return scan_chains<RunningSum, width>(x, chains, 0, y);
-    return scan_chains<RunningProduct, width>(x, chains, 1, y);
-  }
-  int c = 0;
-  for (; c + 4 <= count; c += 4, x += 4 * chains.apart, y += 4 * chains.apart) {
-    if (sum) scan_chains<RunningSum, 4>(x, chains, 0, y);
-    else scan_chains<RunningProduct, 4>(x, chains, 1, y);
-  }
-  for (; c < count; ++c, x += chains.apart, y += chains.apart) {
-    if (sum) scan_chains<RunningSum, 1>(x, chains, 0, y);
-    else scan_chains<RunningProduct, 1>(x, chains, 1, y);
-  }
+  if (count == width && chains.step > 1) return scan_some<Op, width>(x, chains, start, y);
+  const auto passed = [&](int c) { x += c * chains.apart, y += c * chains.apart, count -= c; };
+  for (; count >= kRowsAtOnce; passed(kRowsAtOnce))
+    scan_some<Op, kRowsAtOnce>(x, chains, start, y);
+  for (; count >= 2; passed(2)) scan_some<Op, 2>(x, chains, start, y);
+  if (count) scan_some<Op, 1>(x, chains, start, y);
 }
 
 template <class T>
 void scan_floating(Scan kind, const T* x, int64_t outer, int64_t n, int64_t inner, T* y,
                    int threads) {
-  constexpr int width = chain_t<T>::width;
+  const bool along_rows = inner == 1 && kind != Scan::logcumsumexp;
   const Chains chains{n, inner, inner == 1 ? n : 1};
   const int64_t side = inner == 1 ? outer : inner, groups = inner == 1 ? 1 : outer;
-  const int64_t blocks = (side + width - 1) / width;
-  parallel_for(threads, groups * blocks, 1 + 4096 / (n * width), [&](int64_t i, int64_t end) {
+  // Few rows: a thread with fewer of them at once is better than a thread without any.
+  const int64_t unit = along_rows ? std::clamp<int64_t>(side / threads, 1, kRowsAtOnce)
+                                  : chain_t<T>::width;
+  const int64_t blocks = (side + unit - 1) / unit;
+  parallel_for(threads, groups * blocks, 1 + 4096 / (n * unit), [&](int64_t i, int64_t end) {
     for (; i < end; ++i) {
-      const int64_t first_chain = i % blocks * width;
+      const int64_t first_chain = i % blocks * unit;
       const int64_t at = i / blocks * n * inner + first_chain * chains.apart;
-      const int count = static_cast<int>(std::min<int64_t>(width, side - first_chain));
-      scan_block(kind, x + at, chains, count, y + at);
+      const int count = static_cast<int>(std::min<int64_t>(unit, side - first_chain));
+      if (kind == Scan::logcumsumexp) log_scan_chains(x + at, chains, count, y + at);
+      else if (kind == Scan::cumsum) scan_block<RunningSum>(x + at, chains, 0, count, y + at);
+      else scan_block<RunningProduct>(x + at, chains, 1, count, y + at);
     }
   });
 }

@@ -137,11 +137,18 @@ void softmax_columns(bool log, const T* x, const Dims& dims, int64_t n, int colu
     lanes.add(sum, j, 0, value);
   }
   const V total = lanes.fold(sum, 0, n);
-  const V log_total = bi::log(total), scale = V(acc_t<T>(1)) / total;
+  const V log_total = log ? bi::log(total) : V(), scale = V(acc_t<T>(1)) / total;
   for (int64_t j = 0; j < n; ++j) {
     const V value = log ? (at(j) - max) - log_total : load(e + j * V::width) * scale;
     store(y + j * y_step, value, columns);
   }
+}
+
+/// Rows of one element, side by side: 1 (its log: 0), or NaN where x - x is. The plan gives these too.
+template <class T, class O> void softmax_of_one(bool log, const T* x, int64_t rows, O* y) {
+  using V = vec_t<T>;
+  const V shift(acc_t<T>(log ? 0 : 1));
+  map_row<V>(x, rows, y, [&](V v) { return (v - v) + shift; });
 }
 
 template <class T, class O>
@@ -150,6 +157,12 @@ void softmax_all(bool log, const T* x, const RowLayout& layout, int64_t inner, O
   constexpr int width = vec_t<T>::width;
   const int64_t n = layout.extent;
   const auto out_row = [&](int64_t i) { return y + i / inner * n * inner + i % inner; };
+  if (n == 1 && layout.kept.rank == 1 && layout.kept.stride[0] == 1) {
+    parallel_for(threads, layout.rows, 16 * kGrain, [&](int64_t begin, int64_t end) {
+      softmax_of_one(log, x + begin, end - begin, y + begin);
+    });
+    return;
+  }
   const bool by_row = !layout.vectors_across_rows();
   const bool needs_scratch = !log && !(by_row && inner == 1 && std::is_same_v<O, acc_t<T>>);
   const int64_t grain = std::max<int64_t>(1, kGrain / n);

@@ -122,10 +122,60 @@ template <class T, class Key> class Selector {
   std::vector<Key> best_;
 };
 
+constexpr int64_t kShortRow = 4096, kFewBest = 16, kManyBest = 128;
+
+/// A bound that k of the n ranks lie below, or where ties forbid one, the k-th rank: found bit by
+/// bit, since counting has no branch that depends on data.
+inline uint32_t rank_bound(const uint32_t* rank, int64_t n, int64_t k) {
+  uint32_t bound = 0;
+  for (uint32_t bit = 1u << 31; bit; bit >>= 1) {
+    const uint32_t candidate = bound | bit;
+    uint32_t below = 0;
+    for (int64_t j = 0; j < n; ++j) below += rank[j] < candidate;
+    if (below == k) return candidate;
+    if (below < k) bound = candidate;
+  }
+  return bound;
+}
+
+/// A short row of which many elements are wanted: mispredicted branches would cost more than these
+/// loops over all of it.
+template <class T>
+void select_short(const T* row, int64_t n, int64_t k, bool largest, T* values, int64_t* indices) {
+  alignas(64) uint32_t rank[kShortRow];
+  for (int64_t j = 0; j < n; ++j) {
+    const uint32_t order = order_of(value_of(row[j]));
+    rank[j] = largest ? ~order : order;
+  }
+  const uint32_t bound = rank_bound(rank, n, k);
+  alignas(64) uint64_t best[kManyBest + 1];
+  const auto key = [&](int64_t j) { return uint64_t{rank[j]} << 32 | static_cast<uint64_t>(j); };
+  int64_t found = 0;
+  for (int64_t j = 0; j < n; ++j) {
+    best[found] = key(j);
+    found += rank[j] < bound;
+  }
+  for (int64_t j = 0; found < k; ++j)  // of the elements that equal the k-th, the first ones
+    if (rank[j] == bound) best[found++] = key(j);
+  for (int64_t i = 0; i < k; ++i) {
+    int64_t place = 0;
+    for (int64_t j = 0; j < k; ++j) place += best[j] < best[i];
+    const int64_t index = static_cast<int64_t>(best[i] & 0xFFFFFFFFu);
+    indices[place] = index;
+    values[place] = row[index];
+  }
+}
+
 template <class T, class Key>
 void select_rows(const T* x, int64_t rows, int64_t n, int64_t k, bool largest, T* values,
                  int64_t* indices, int threads) {
   parallel_for(threads, rows, 1 + 4096 / n, [&](int64_t i, int64_t end) {
+    if constexpr (std::is_same_v<Key, PackedKey>)
+      if (n <= std::min(kShortRow, 64 * k) && k >= kFewBest && k <= kManyBest) {
+        for (; i < end; ++i)
+          select_short(x + i * n, n, k, largest, values + i * k, indices + i * k);
+        return;
+      }
     Selector<T, Key> selector(k, largest);
     for (; i < end; ++i) selector.select(x + i * n, n, values + i * k, indices + i * k);
   });

@@ -1,6 +1,7 @@
 // at::Tensor to the torch-free border: types, layouts, and the checks every row op shares.
 #pragma once
 
+#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -29,6 +30,11 @@ inline DType dtype_of(at::ScalarType type, const char* op) {
       TORCH_CHECK(false, "bi_inductor::", op, ": dtype ", type,
                   " is not supported; use float32, float64, bfloat16, float16, an integer or bool");
   }
+}
+
+/// A contiguous output, as ATen's own kernels make theirs: at::empty would be dispatched anew.
+inline at::Tensor output(at::IntArrayRef sizes, at::ScalarType type) {
+  return at::Tensor(at::detail::empty_cpu(sizes, type));
 }
 
 inline void check_floating(const at::Tensor& x, const char* op) {

@@ -54,9 +54,9 @@ inline std::tuple<at::Tensor, at::Tensor, at::Tensor> run_norm(
   const bool halves = at::isReducedFloatingType(type);
   const at::ScalarType statistics = with_mean ? weight_type : halves ? at::kFloat : type;
   const at::DimVector sizes = reduced_sizes(x, mask, true);
-  at::Tensor out = at::empty(x.sizes(), x.options());
-  at::Tensor rstd = at::empty(sizes, x.options().dtype(statistics));
-  if (with_mean) mean = at::empty(sizes, x.options().dtype(statistics));
+  at::Tensor out = output(x.sizes(), type);
+  at::Tensor rstd = output(sizes, statistics);
+  if (with_mean) mean = output(sizes, statistics);
   a.type = dtype_of(type, op);
   a.x = x.const_data_ptr();
   a.layout = &layout;

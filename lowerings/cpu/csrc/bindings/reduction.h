@@ -72,7 +72,7 @@ inline at::Tensor reduction(const at::Tensor& input, c10::string_view kind_name,
   check_identity(kind, param, layout);
   const at::ScalarType natural = natural_result(kind, x.scalar_type());
   const at::ScalarType result = to_float ? at::kFloat : natural;
-  at::Tensor y = at::empty(reduced_sizes(x, mask, keepdim), x.options().dtype(result));
+  at::Tensor y = output(reduced_sizes(x, mask, keepdim), result);
   reduce(kind, param, dtype_of(x.scalar_type(), "reduction"), x.const_data_ptr(), layout,
          dtype_of(result, "reduction"), y.mutable_data_ptr(), at::get_num_threads());
   return dtype && *dtype != result ? y.to(*dtype) : y;
@@ -86,7 +86,7 @@ inline std::tuple<at::Tensor, at::Tensor> var_mean_op(const at::Tensor& x, at::I
   check_floating(x, "var_mean");
   const uint32_t mask = dim_mask(dims, x.dim(), "var_mean");
   const at::DimVector sizes = reduced_sizes(x, mask, keepdim);
-  at::Tensor var = at::empty(sizes, x.options()), mean = at::empty(sizes, x.options());
+  at::Tensor var = output(sizes, x.scalar_type()), mean = output(sizes, x.scalar_type());
   var_mean(dtype_of(x.scalar_type(), "var_mean"), x.const_data_ptr(), layout_of(x, mask),
            correction, var.mutable_data_ptr(), mean.mutable_data_ptr(), at::get_num_threads());
   return {var, mean};
@@ -102,7 +102,7 @@ inline at::Tensor softmax_op(const at::Tensor& input, int64_t dim, bool log,
   check_floating(x, "softmax");
   const int64_t d = wrap_dim(dim, x.dim(), "softmax");
   const at::ScalarType result = dtype.value_or(x.scalar_type());
-  at::Tensor y = at::empty(x.sizes(), x.options().dtype(result));
+  at::Tensor y = output(x.sizes(), result);
   const int64_t inner = x.dim() ? product(x.sizes().slice(size_t(d) + 1)) : 1;
   softmax(log, dtype_of(x.scalar_type(), "softmax"), x.const_data_ptr(), layout_of(x, 1u << d),
           inner, dtype_of(result, "softmax"), y.mutable_data_ptr(), at::get_num_threads());

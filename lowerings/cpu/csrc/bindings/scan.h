@@ -31,7 +31,7 @@ inline at::Tensor scan_op(const at::Tensor& input, c10::string_view kind_name, i
   const int64_t n = x.dim() ? x.size(d) : 1;
   const int64_t outer = x.dim() ? product(x.sizes().slice(0, at)) : 1;
   const int64_t inner = x.dim() ? product(x.sizes().slice(at + 1)) : 1;
-  at::Tensor y = at::empty(x.sizes(), x.options());
+  at::Tensor y = output(x.sizes(), type);
   scan(kind, dtype_of(type, "scan"), x.const_data_ptr(), outer, n, inner, y.mutable_data_ptr(),
        at::get_num_threads());
   return dtype && integral ? y.to(*dtype) : y;
@@ -47,8 +47,8 @@ inline std::tuple<at::Tensor, at::Tensor> topk_op(const at::Tensor& input, c10::
               " of dim ", dim, ", got ", k);
   at::DimVector sizes(x.sizes().begin(), x.sizes().end());
   if (!sizes.empty()) sizes.back() = k;
-  at::Tensor values = at::empty(sizes, x.options());
-  at::Tensor indices = at::empty(sizes, x.options().dtype(at::kLong));
+  at::Tensor values = output(sizes, x.scalar_type());
+  at::Tensor indices = output(sizes, at::kLong);
   topk(dtype_of(x.scalar_type(), "topk"), x.const_data_ptr(), n ? x.numel() / n : 0, n, k, largest,
        values.mutable_data_ptr(), indices.mutable_data_ptr<int64_t>(), at::get_num_threads());
   if (last) return {values, indices};

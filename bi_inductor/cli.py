@@ -177,14 +177,17 @@ def bench(
     as_json: JsonOpt = False,
     debug: DebugOpt = False,
 ) -> None:
-    """Time stock torch.compile against ours on the target, taking turns; medians."""
+    """Time stock torch.compile against ours on the target, taking turns; medians.
+
+    Exit code 0: timed; 1: ours refuses an op of the model; 2: usage.
+    """
     with _errors(debug):
         from bi_inductor.inspection.bench import bench as run_bench
 
         sizes = _sizes(batch_sizes, least=1)
         found = _loaded(target, dtype, device)
-        with _quiet_grad(), _status(f"compiling and timing {found.name}"):
-            report = run_bench(found, batch_sizes=sizes, rounds=rounds)
+        with _quiet_grad(), _status(f"compiling {found.name}") as progress:
+            report = run_bench(found, batch_sizes=sizes, rounds=rounds, progress=progress)
         _print(report, as_json)
         raise typer.Exit(INVARIANT)
 

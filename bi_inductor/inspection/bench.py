@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from bi_inductor.inspection.capture import with_batch
 from bi_inductor.inspection.targets import Target
@@ -19,11 +20,16 @@ BACKENDS = ("inductor", "batch_invariant")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """Milliseconds of one batch size under both backends; ``speed`` above 1 means that ours is faster."""
+    """One batch size under both backends; ``speed`` above 1 means that ours is faster.
+
+    The first call of a size compiles, unless Dynamo or a cache on disk already has code for it.
+    """
 
     batch: int | None
     stock_ms: float
     ours_ms: float
+    stock_first_s: float
+    ours_first_s: float
 
     @property
     def speed(self) -> float:
@@ -36,34 +42,62 @@ class BenchReport:
     """All timings of a target, and what they were taken on."""
 
     target: str
+    device: str
+    dtype: str
     rounds: int
     threads: int
     timings: tuple[Timing, ...]
 
     def json(self) -> dict[str, Any]:
         """Return plain data."""
-        return {"kind": "bench", **asdict(self)}
+        made = {"kind": "bench", **asdict(self)}
+        made["timings"] = [{**asdict(t), "speed": t.speed} for t in self.timings]
+        return made
 
     def table(self) -> "Table":
         """Return a rich table."""
         from rich.table import Table
 
-        title = f"{self.target}: medians of {self.rounds} rounds, {self.threads} threads"
+        title = (
+            f"{self.target} on {self.device} in {self.dtype}: "
+            f"medians of {self.rounds} rounds, {self.threads} threads"
+        )
         table = Table(title=title, title_justify="left", box=None, header_style="dim")
-        for name in ("batch", "stock ms", "ours ms", "stock / ours"):
+        for name in (
+            "batch",
+            "stock ms",
+            "ours ms",
+            "stock / ours",
+            "first call: stock s",
+            "ours s",
+        ):
             table.add_column(name, justify="right")
         for t in self.timings:
             batch = "as given" if t.batch is None else str(t.batch)
-            table.add_row(batch, f"{t.stock_ms:.2f}", f"{t.ours_ms:.2f}", f"{t.speed:.2f}")
+            figures = (t.stock_ms, t.ours_ms, t.speed, t.stock_first_s, t.ours_first_s)
+            table.add_row(batch, *(f"{value:.2f}" for value in figures))
         return table
 
 
-def bench(target: Target, *, batch_sizes: Sequence[int] = (), rounds: int = 20) -> BenchReport:
+def bench(
+    target: Target,
+    *,
+    batch_sizes: Sequence[int] = (),
+    rounds: int = 20,
+    progress: Callable[[str], None] | None = None,
+) -> BenchReport:
     """Compile the target under both backends and time them in turns.
+
+    Args:
+        target: a model with example inputs; their batch is used where ``batch_sizes`` is empty.
+        batch_sizes: sizes to time, in this order; samples are dropped or repeated.
+        rounds: timed calls of each backend and size.
+        progress: called with a few words before each slow step.
 
     Raises:
         VariantOpError: ours refuses an op of the model.
     """
+    tell = progress or (lambda _: None)
     torch.compiler.reset()
     compiled = [torch.compile(target.model, backend=backend) for backend in BACKENDS]
     timings = []
@@ -71,11 +105,25 @@ def bench(target: Target, *, batch_sizes: Sequence[int] = (), rounds: int = 20) 
         args, kwargs = target.args, target.kwargs
         if size is not None:
             args, kwargs = with_batch(target.model, args, kwargs, size, empty=False)
+        tell(f"compiling {target.name}" + ("" if size is None else f" at batch size {size}"))
+        firsts = [_first_call(call, args, kwargs) for call in compiled]
+        tell(f"timing {target.name}" + ("" if size is None else f" at batch size {size}"))
         stock, ours = _medians(compiled, args, kwargs, rounds)
-        timings.append(Timing(batch=size, stock_ms=stock, ours_ms=ours))
+        timings.append(
+            Timing(
+                batch=size,
+                stock_ms=stock,
+                ours_ms=ours,
+                stock_first_s=firsts[0],
+                ours_first_s=firsts[1],
+            )
+        )
     torch.compiler.reset()
+    device, dtype = _placed(target)
     return BenchReport(
         target=target.name,
+        device=device,
+        dtype=dtype,
         rounds=rounds,
         threads=torch.get_num_threads(),
         timings=tuple(timings),
@@ -86,8 +134,7 @@ def _medians(
     calls: Sequence[Callable[..., Any]], args: Sequence[Any], kwargs: dict[str, Any], rounds: int
 ) -> list[float]:
     for call in calls:
-        for _ in range(2):  # compiles, then touches every page once
-            call(*args, **kwargs)
+        call(*args, **kwargs)  # after the call that compiled, one that finds its pages touched
     times: list[list[float]] = [[] for _ in calls]
     for round_ in range(rounds):
         # who goes first changes, so that neither always finds the other's caches
@@ -98,6 +145,25 @@ def _medians(
             _wait()
             times[i].append((time.perf_counter() - start) * 1e3)
     return [statistics.median(t) for t in times]
+
+
+def _first_call(call: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> float:
+    start = time.perf_counter()
+    call(*args, **kwargs)
+    _wait()
+    return time.perf_counter() - start
+
+
+def _placed(target: Target) -> tuple[str, str]:
+    """Device and floating dtype, of the parameters if there are any, or else of the inputs."""
+    leaves = list(target.model.parameters()) if isinstance(target.model, torch.nn.Module) else []
+    leaves += [x for x in pytree.tree_leaves((target.args, target.kwargs)) if _is_tensor(x)]
+    floating = next((x for x in leaves if x.is_floating_point()), leaves[0])
+    return floating.device.type, str(floating.dtype).removeprefix("torch.")
+
+
+def _is_tensor(x: Any) -> bool:
+    return isinstance(x, torch.Tensor)
 
 
 def _wait() -> None:

@@ -132,12 +132,30 @@ def test_a_damaged_certificate_is_named_before_anything_is_compiled(tmp_path):
     assert "cannot read" in run("certify", f"{HERE}:sound", "--check", tmp_path / "none").stderr
 
 
-def test_bench_times_both_backends():
-    done = run("bench", f"{HERE}:sound", "--rounds", "3", "--batch-sizes", "2", "--json")
+def test_bench_times_both_backends_at_every_size():
+    options = ("--rounds", "3", "--batch-sizes", "2,5", "--dtype", "bfloat16", "--json")
+    done = run("bench", f"{HERE}:sound", *options)
     assert done.exit_code == 0, done.output
-    (timing,) = json.loads(done.stdout)["timings"]
-    assert timing["batch"] == 2
-    assert timing["stock_ms"] > 0 < timing["ours_ms"]
+    report = json.loads(done.stdout)
+    assert (report["device"], report["dtype"], report["rounds"]) == ("cpu", "bfloat16", 3)
+    assert [t["batch"] for t in report["timings"]] == [2, 5]
+    for t in report["timings"]:
+        assert all(t[k] > 0 for k in ("stock_ms", "ours_ms", "stock_first_s", "ours_first_s"))
+        assert t["speed"] == t["stock_ms"] / t["ours_ms"]
+
+
+def test_bench_prints_a_table_of_100_columns():
+    done = run("bench", f"{HERE}:sound", "--rounds", "3")
+    assert done.exit_code == 0, done.output
+    assert "as given" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_bench_of_a_refused_model_exits_with_one_and_names_the_op():
+    done = run("bench", f"{HERE}:variant", "--rounds", "3")
+    assert done.exit_code == 1, done.output
+    assert "softmax" in done.stderr
+    assert "Traceback" not in done.output
 
 
 def test_a_hugging_face_folder_needs_no_weights(tmp_path):

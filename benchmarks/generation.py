@@ -59,7 +59,10 @@ def generate_table(loaded):
     for size in (1, 8):
         ids, mask = batch([PROMPT] * size, loaded.device)
         times = interleaved(
-            {name: lambda: generated(model, ids, mask) for name, model in models.items()},
+            {
+                name: lambda model=model: generated(model, ids, mask)
+                for name, model in models.items()
+            },
             rounds=5,
             seconds=20,
         )
@@ -163,7 +166,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", choices=("generate", "completions"))
     parser.add_argument("--completions", type=int, default=64)
-    parser.add_argument("--stock-completions", type=int)
+    parser.add_argument("--stock-completions", type=int, help="default: as many as ours")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -176,7 +179,8 @@ def main() -> None:
         generate_table(loaded)
         print()
     if args.only != "generate":
-        stock = args.stock_completions or args.completions
+        fewer = args.stock_completions
+        stock = args.completions if fewer is None else fewer
         completions(loaded, {"stock": stock, "ours": args.completions})
 
 

@@ -126,7 +126,8 @@ def new_cache(model: PreTrainedModel, batch: int) -> DynamicCache:
 def _no_keys(model: PreTrainedModel, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     config = model.config
     width = config.hidden_size // config.num_attention_heads
-    empty = torch.empty(batch, config.num_key_value_heads, 0, width, dtype=model.dtype)
+    shape = (batch, config.num_key_value_heads, 0, width)
+    empty = torch.empty(shape, dtype=model.dtype, device=model.device)
     return empty, empty
 
 

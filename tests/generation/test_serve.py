@@ -84,6 +84,7 @@ def test_a_seed_has_one_answer_in_any_traffic(ask):
     [
         ("completions", {"prompt": []}, 400, "at least one token"),
         ("completions", {"prompt": "5", "stream": True}, 400, "stream"),
+        ("completions", {"prompt": "5", "logprobs": 0}, 400, "logprobs"),
         ("completions", {"prompt": "5", "temperature": -1}, 400, "temperature must be"),
         ("completions", {"prompt": "5", "seed": "x"}, 400, "seed must be"),
         ("completions", {"prompt": "5", "max_tokens": 0}, 400, "max_tokens must be"),

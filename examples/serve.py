@@ -90,8 +90,9 @@ def read_request(
     """Prompt tokens and engine arguments of an OpenAI request."""
     if body.get("stream") or body.get("n", 1) != 1:
         raise BadRequest("stream and n > 1 are not served; send one request per answer")
-    # 0 is a number of log-probabilities of /completions
-    if body.get("logprobs") not in (None, False) or body.get("top_logprobs"):
+    # 0 asks /completions for those of the chosen tokens, and 0 == False
+    wanted = body.get("logprobs")
+    if not (wanted is None or wanted is False) or body.get("top_logprobs"):
         raise BadRequest("logprobs are not served; leave the field out")
     if path.endswith("/chat/completions"):
         if not body.get("messages"):

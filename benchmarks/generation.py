@@ -9,6 +9,7 @@ other requests, and counts the different answers; with ``--stock-completions`` t
 
 import argparse
 import copy
+import functools
 import random
 import time
 import warnings
@@ -37,9 +38,9 @@ def batch(lengths, device):
     return ids.to(device), mask.to(device)
 
 
-def model_for(loaded, prepare):
+def model_for(loaded, prepare, backend):
     model = copy.deepcopy(loaded)
-    prepare(model)
+    prepare(model, backend)
     model.generation_config.eos_token_id, model.generation_config.pad_token_id = None, 0
     return model
 
@@ -52,7 +53,7 @@ def generated(model, ids, mask):
 
 def generate_table(loaded):
     models = {
-        name: model_for(loaded, lambda m: quickstart.compile_blocks(m, backend))
+        name: model_for(loaded, quickstart.compile_blocks, backend)
         for name, backend in BACKENDS.items()
     }
     rows = []
@@ -60,7 +61,7 @@ def generate_table(loaded):
         ids, mask = batch([PROMPT] * size, loaded.device)
         times = interleaved(
             {
-                name: lambda model=model: generated(model, ids, mask)
+                name: functools.partial(generated, model, ids, mask)
                 for name, model in models.items()
             },
             rounds=5,
@@ -99,7 +100,7 @@ def completions(loaded, counts):
     rows = []
     for name, backend in BACKENDS.items():
         prepare = serving.prepare if name == "ours" else _stock
-        model = model_for(loaded, lambda m: prepare(m, backend))
+        model = model_for(loaded, prepare, backend)
         question, requests = traffic(counts[name])
         run = engine_settings()
         model.generate_batch(requests[:64], **run)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils import _pytree as pytree
 
+from bi_inductor.errors import InspectionError
 from bi_inductor.inspection.capture import with_batch
 from bi_inductor.inspection.targets import Target
 
@@ -95,8 +96,10 @@ def bench(
         progress: called with a few words before each slow step.
 
     Raises:
+        InspectionError: neither the model nor its inputs have a tensor.
         VariantOpError: ours refuses an op of the model.
     """
+    device, dtype = _placed(target)
     tell = progress or (lambda _: None)
     torch.compiler.reset()
     compiled = [torch.compile(target.model, backend=backend) for backend in BACKENDS]
@@ -119,7 +122,6 @@ def bench(
             )
         )
     torch.compiler.reset()
-    device, dtype = _placed(target)
     return BenchReport(
         target=target.name,
         device=device,
@@ -158,6 +160,10 @@ def _placed(target: Target) -> tuple[str, str]:
     """Device and floating dtype, of the parameters if there are any, or else of the inputs."""
     leaves = list(target.model.parameters()) if isinstance(target.model, torch.nn.Module) else []
     leaves += [x for x in pytree.tree_leaves((target.args, target.kwargs)) if _is_tensor(x)]
+    if not leaves:
+        raise InspectionError(
+            f"{target.name} has no tensor in its model or inputs: nothing to time"
+        )
     floating = next((x for x in leaves if x.is_floating_point()), leaves[0])
     return floating.device.type, str(floating.dtype).removeprefix("torch.")
 

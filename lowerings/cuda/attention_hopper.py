@@ -26,10 +26,16 @@ def _is_hopper(device: torch.device) -> bool:
 
 
 def takes(q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> bool:
-    """Return whether this kernel can compute the call: the device, the dtype and what the copy engine reads."""
-    if q.dtype not in _HALVES or not q.is_cuda or not _is_hopper(q.device):
+    """Return whether this kernel computes the call: on a Hopper, what ``fits``."""
+    return q.is_cuda and _is_hopper(q.device) and fits(q, k, v, out)
+
+
+def fits(q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> bool:
+    """Return whether the kernel was built for the dtype and head dims, and the copy engine reads the operands."""
+    # narrower tiles were never run on a GPU; wider ones have no registers for two sums
+    if q.dtype not in _HALVES or not all(32 < x.shape[-1] <= 128 for x in (q, v)):
         return False
-    if max(q.shape[-1], v.shape[-1]) > 128 or slots(q, k) > _ROWS // 2 or out.stride(-1) != 1:
+    if slots(q, k) > _ROWS // 2 or out.stride(-1) != 1:
         return False
     return all(copied(x) for x in (q, k, v))
 

@@ -51,6 +51,14 @@ def _place(turn, tiles, pairs, section, IS_CAUSAL: gl.constexpr):
 
 
 @gluon.jit
+def _rows(row, kv, queries, GROUP: gl.constexpr, SLOTS: gl.constexpr):
+    """Query and head of each row, and whether there is one."""
+    query = row // SLOTS
+    slot = row % SLOTS
+    return query, (kv * GROUP + slot).to(gl.int64), (query < queries) & (slot < GROUP)
+
+
+@gluon.jit
 def _extent(
     tile, b, kv, start_ptr, end_ptr, solid_ptr, queries, keys, start_b, start_h, start_q,
     GROUP: gl.constexpr, SLOTS: gl.constexpr, IS_CAUSAL: gl.constexpr, MASK: gl.constexpr,
@@ -67,9 +75,8 @@ def _extent(
         last = gl.minimum(last, gl.minimum(begin + BM // SLOTS, queries))
     if MASK:
         row = tile * BM + gl.arange(0, BM, gl.BlockedLayout([1], [32], [gl.num_warps()], [0]))
-        query = row // SLOTS
-        ok = (query < queries) & (row % SLOTS < GROUP) & (tile >= 0)
-        head = (kv * GROUP + row % SLOTS).to(gl.int64)
+        query, head, ok = _rows(row, kv, queries, GROUP, SLOTS)
+        ok = ok & (tile >= 0)
         where = b.to(gl.int64) * start_b + head * start_h + query.to(gl.int64) * start_q
         start = gl.load(start_ptr + where, mask=ok, other=_NOWHERE)
         end = gl.load(end_ptr + where, mask=ok, other=0)
@@ -275,9 +282,7 @@ def _consume_tile(
     by_row: gl.constexpr = gl.SliceLayout(1, _accumulator(KEYS))
     operand: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=wide, k_width=2)
     row = begin + gl.arange(0, ROWS, by_row)
-    query = row // SLOTS
-    head = (kv * GROUP + row % SLOTS).to(gl.int64)
-    ok = (query < queries) & (row % SLOTS < GROUP)
+    query, head, ok = _rows(row, kv, queries, GROUP, SLOTS)
     limit = gl.where(ok, keys, 0)
     if IS_CAUSAL:
         limit = gl.minimum(limit, query + 1)
@@ -336,9 +341,7 @@ def _consume_tile(
     copy: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
     out = gl.convert_layout(out.to(dtype), copy)
     row = begin + gl.arange(0, ROWS, gl.SliceLayout(1, copy))
-    query = row // SLOTS
-    head = (kv * GROUP + row % SLOTS).to(gl.int64)
-    mine = (query < queries) & (row % SLOTS < GROUP)
+    query, head, mine = _rows(row, kv, queries, GROUP, SLOTS)
     column = gl.arange(0, BDV, gl.SliceLayout(0, copy))
     at = b * out_b + head * out_h + query.to(gl.int64) * out_row
     gl.store(

@@ -24,6 +24,10 @@ def variant():
     return lambda x: x.softmax(0), (torch.zeros(3, 16),), {}
 
 
+def no_tensor():
+    return (lambda n: n + 1), (3,), {}
+
+
 def keyworded():
     return (lambda x, scale: x * scale), (), {"x": torch.zeros(3, 16), "scale": 2.0}
 
@@ -149,6 +153,13 @@ def test_bench_prints_a_table_of_100_columns():
     assert done.exit_code == 0, done.output
     assert "as given" in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+def test_bench_of_a_target_without_tensors_is_a_sentence():
+    done = run("bench", f"{HERE}:no_tensor")
+    assert done.exit_code == 2, done.output
+    assert "nothing to time" in done.stderr
+    assert "Traceback" not in done.output
 
 
 def test_bench_of_a_refused_model_exits_with_one_and_names_the_op():

@@ -121,6 +121,26 @@ def test_other_devices_keep_the_triton_kernel() -> None:
 
 
 @pytest.mark.parametrize(
+    ("dim", "dtype", "heads", "fits"),
+    [
+        (64, torch.bfloat16, 8, True),
+        (96, torch.float16, 8, True),
+        (128, torch.bfloat16, 64, True),
+        (128, torch.bfloat16, 65, False),
+        (32, torch.bfloat16, 8, False),
+        (256, torch.bfloat16, 8, False),
+        (64, torch.float32, 8, False),
+    ],
+)
+def test_only_what_ran_on_a_gpu_is_taken(
+    dim: int, dtype: torch.dtype, heads: int, fits: bool
+) -> None:
+    q = torch.empty(1, heads, 300, dim, dtype=dtype)
+    k = q[:, :1]
+    assert attention_hopper.fits(q, k, k, q) == fits
+
+
+@pytest.mark.parametrize(
     ("heads", "kv_heads", "rows"), [(8, 8, 1), (8, 2, 4), (9, 3, 4), (28, 4, 8)]
 )
 def test_a_query_has_a_power_of_two_rows(heads: int, kv_heads: int, rows: int) -> None:

@@ -1,26 +1,18 @@
 """The axes along which a sample's bits must not move: each is a generator of comparisons.
 
-``batch``, ``position``, ``neighbours`` and ``execution`` fit every model. ``length`` fits causal ones: the first
-``q`` tokens alone against the same tokens in front of others. ``cache`` is in ``decoding.py``.
+``batch``, ``position``, ``neighbours`` and ``execution`` fit every model and are the default; so does ``eager``,
+which takes longer. ``length`` fits causal models: the first ``q`` tokens alone against the same tokens in front of
+others. ``cache`` and ``padding`` fit decoders and are in ``decoding.py``.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from bi_inductor.testing import decoding
+from bi_inductor.testing.comparison import Comparison
 from bi_inductor.testing.subject import Subject
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """``actual`` must have the bits of ``expected``: the outputs of one sample, computed in two ways."""
-
-    place: str
-    row: int
-    expected: list[Tensor]
-    actual: list[Tensor]
 
 
 def batch(subject: Subject) -> Iterator[Comparison]:
@@ -48,7 +40,10 @@ def neighbours(subject: Subject) -> Iterator[Comparison]:
     """First, middle and last row while the others become noise, zeros, NaN, infinities and huge numbers."""
     size = max(subject.batch_sizes)
     kept = sorted({0, size // 2, size - 1})
-    for name, fill in _FILLS.items():
+    floating = any(x.is_floating_point() for x in subject.samples)
+    # whatever the fill, integers become those of other samples
+    fills = _FILLS if floating else {"of other ids": None}
+    for name, fill in fills.items():
         for row in kept:
             inputs = tuple(_around(x, row, fill, subject) for x in subject.take(range(size)))
             out = subject.call(inputs)
@@ -82,6 +77,22 @@ def execution(subject: Subject) -> Iterator[Comparison]:
         yield from compared(f"recompiled with dynamic={dynamic}")
 
 
+def eager(subject: Subject) -> Iterator[Comparison]:
+    """The model as it is inside ``batch_invariant_mode``: every row of the batch, and a sample alone."""
+    from bi_inductor import batch_invariant_mode
+
+    size = max(subject.batch_sizes)
+    with batch_invariant_mode():
+        single = subject.call(subject.take([0]), subject.model)
+        out = subject.call(subject.take(range(size)), subject.model)
+    yield Comparison(place="eager, alone", row=0, expected=subject.alone(0), actual=single)
+    for row in range(size):
+        yield Comparison(
+            place=f"eager, batch of {size}", row=row, expected=subject.alone(row),
+            actual=row_of(out, row, size),
+        )  # fmt: skip
+
+
 def length(subject: Subject) -> Iterator[Comparison]:
     """For causal models: the first tokens alone, against the same tokens of the whole sequence (dimension 1)."""
     whole = subject.call(subject.take([0]))
@@ -100,8 +111,11 @@ AXES: dict[str, Callable[[Subject], Iterator[Comparison]]] = {
     "batch": batch,
     "position": position,
     "neighbours": neighbours,
-    "length": length,
     "execution": execution,
+    "eager": eager,
+    "length": length,
+    "cache": decoding.cache,
+    "padding": decoding.padding,
 }
 DEFAULT_AXES = ("batch", "position", "neighbours", "execution")
 _LENGTHS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 15, 16, 17, 64)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bi_inductor.inspection import bits
-from bi_inductor.testing.axes import AXES, DEFAULT_AXES, Comparison
+from bi_inductor.testing.axes import AXES, DEFAULT_AXES
+from bi_inductor.testing.comparison import Comparison
 from bi_inductor.testing.data import DATA
 from bi_inductor.testing.report import (
     BatchVariantError,
@@ -45,7 +46,8 @@ def assert_batch_invariant(
         model_or_fn: a module in eval mode, or a function of tensors.
         make_inputs: ``n -> n`` samples: a tensor, a sequence or a dict of tensors with the batch on dimension
             0. It is called once, with the largest batch size, behind ``torch.manual_seed(seed)``.
-        axes: of ``"batch"``, ``"position"``, ``"neighbours"``, ``"execution"``, and for causal models ``"length"``.
+        axes: of ``"batch"``, ``"position"``, ``"neighbours"``, ``"execution"`` (the default), ``"eager"``, for
+            causal models ``"length"``, and for decoders of transformers ``"cache"`` and ``"padding"``.
         batch_sizes: sizes to compare with one sample alone.
         dtypes: floating dtypes to cast the module (a copy) and its floating inputs to; default: as given.
         devices: ``"cpu"``, ``"cuda"``, ...
@@ -61,7 +63,8 @@ def assert_batch_invariant(
 
     Raises:
         BatchVariantError: a row's bits follow the batch; says axis, row, ulps and op, and holds the report.
-        ValueError: an unknown axis, device or data, or inputs that are no batch of samples.
+        VariantOpError: the backend refuses the model; says the op, its line and the remedy.
+        ValueError: an unknown axis, device or data, an axis that does not fit, or inputs that are no batch.
     """
     report = examine(
         model_or_fn, make_inputs, axes=axes, batch_sizes=batch_sizes, dtypes=dtypes, devices=devices,
@@ -113,7 +116,7 @@ def examine(
     explain: bool = True,
 ) -> Report:
     """Return the report of ``assert_batch_invariant`` without raising on a difference."""
-    _check_arguments(axes, batch_sizes, devices, data)
+    _check_arguments(axes, batch_sizes, devices, data, backend)
     cells: list[Cell] = []
     culprit = ""
     for device, dtype in product(devices, dtypes or (None,)):
@@ -136,11 +139,20 @@ def examine(
 
 
 def _check_arguments(
-    axes: Sequence[str], sizes: Sequence[int], devices: Sequence[str], data: str | None
+    axes: Sequence[str],
+    sizes: Sequence[int],
+    devices: Sequence[str],
+    data: str | None,
+    backend: str,
 ) -> None:
     for axis in axes:
         if axis not in AXES:
             raise ValueError(f"unknown axis {axis!r}; known are {', '.join(AXES)}")
+    if "eager" in axes and backend != "batch_invariant":
+        raise ValueError(
+            "the axis eager compares with batch_invariant_mode, and wants backend='batch_invariant'; "
+            f"got {backend!r}"
+        )
     if data is not None and data not in DATA:
         raise ValueError(f"unknown data {data!r}; known are {', '.join(DATA)}")
     if not sizes or min(sizes) < 1 or max(sizes) < 2:

@@ -4,7 +4,7 @@ Loaded by pytest in every environment that has this package, so nothing here imp
 for it. ``-p no:bi_inductor.testing.plugin`` turns it off; the name works installed or not.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def batch_invariant(request: pytest.FixtureRequest) -> Callable[..., "Report"]:
     """``assert_batch_invariant`` with the options of the command line; its cells appear in the final table."""
+    from bi_inductor.errors import VariantOpError
     from bi_inductor.testing import BatchVariantError, assert_batch_invariant
 
     given = {
@@ -67,23 +68,42 @@ def batch_invariant(request: pytest.FixtureRequest) -> Callable[..., "Report"]:
         try:
             report = assert_batch_invariant(model_or_fn, make_inputs, **{**kwargs, **given})
         except BatchVariantError as error:
-            _note(request.node, error.report)
+            note(request.node, error.report)
             raise
-        _note(request.node, report)
+        except VariantOpError as error:
+            note(request.node, _refusal(error, {**kwargs, **given}))
+            raise
+        note(request.node, report)
         return report
 
     return check
+
+
+def _refusal(error: Any, given: Mapping[str, Any]) -> "Report":
+    """The report of a model that the compiler does not take."""
+    from bi_inductor.testing import Cell, Report
+    from bi_inductor.testing.axes import DEFAULT_AXES
+
+    dtype = next(iter(given.get("dtypes") or ("as given",)))
+    cell = Cell(
+        axis=given.get("axes", DEFAULT_AXES)[0], dtype=str(dtype).removeprefix("torch."),
+        device=given.get("devices", ("cpu",))[0], compared=0, refused=f"{error.op} {error.reason}",
+    )  # fmt: skip
+    return Report(backend="batch_invariant", seed=given.get("seed", 0), cells=(cell,))
 
 
 def _tuple(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(text.split(","))
 
 
-def _note(node: pytest.Item, report: "Report") -> None:
-    """``user_properties`` travel from xdist's workers to the process that prints."""
+def note(node: pytest.Item, report: "Report") -> None:
+    """Show a report's cells in the final table; the fixture does so for its own."""
+    # user_properties travel from xdist's workers to the process that prints
     name = node.callspec.id if hasattr(node, "callspec") else node.name
     for cell in report.cells:
-        row = (name, cell.axis, cell.dtype, cell.device, cell.compared, len(cell.findings))
+        row = (
+            name, cell.axis, cell.dtype, cell.device, cell.compared, len(cell.findings), cell.refused
+        )  # fmt: skip
         node.user_properties.append((_CELL, row))
 
 
@@ -94,9 +114,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     terminalreporter.section("batch invariance")
     width = max(len(row[0]) for row in rows)
-    for test, axis, dtype, device, compared, different in rows:
+    for test, axis, dtype, device, compared, different, refused in rows:
         terminalreporter.line(
-            f"{test:{width}}  {axis:10}  {dtype:9} {device:6} {compared:5} rows  {_verdict(different)}"
+            f"{test:{width}}  {axis:10}  {dtype:9} {device:6} {compared:5} rows  "
+            f"{_verdict(different, refused)}"
         )
     if path := config.getoption("--bi-table"):
         Path(path).write_text(_markdown(rows, " ".join(config.invocation_params.args)))
@@ -113,7 +134,9 @@ def _rows(terminalreporter: Any) -> list[tuple[Any, ...]]:
     ]
 
 
-def _verdict(different: int) -> str:
+def _verdict(different: int, refused: str) -> str:
+    if refused:
+        return f"refused: {refused}"
     return "equal" if not different else f"{different} DIFFER"
 
 
@@ -123,12 +146,13 @@ def _markdown(rows: list[tuple[Any, ...]], command: str) -> str:
 
     axes = list(dict.fromkeys(row[1] for row in rows))
     cells: dict[tuple[str, str, str], dict[str, str]] = {}
-    for test, axis, dtype, device, compared, different in rows:
-        verdict = f"{_verdict(different)} ({compared})"
+    for test, axis, dtype, device, compared, different, refused in rows:
+        verdict = _verdict(different, refused) + ("" if refused else f" ({compared})")
         cells.setdefault((test, dtype, device), {})[axis] = verdict
-    failed = sum(1 for row in rows if row[5])
+    refusals = sum(1 for row in rows if row[6])
+    equal = sum(1 for row in rows if not row[5] and not row[6])
     lines = [
-        f"# Batch invariance: {len(rows) - failed} of {len(rows)} cells equal",
+        f"# Batch invariance: {equal} of {len(rows) - refusals} cells equal, {refusals} models refused",
         "",
         f"torch {torch.__version__}, `pytest {command}`. In brackets: rows compared with `torch.equal` semantics.",
         "",

@@ -27,18 +27,22 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One axis of one model in one dtype on one device: how many comparisons, and what failed."""
+    """One axis of one model in one dtype on one device: how many comparisons, and what failed.
+
+    ``refused``: the op and the reason for which the compiler refuses the model, which then was not measured.
+    """
 
     axis: str
     dtype: str
     device: str
     compared: int
     findings: tuple[Finding, ...] = ()
+    refused: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether all bits were equal."""
-        return not self.findings
+        """Whether bits were compared, and all were equal."""
+        return not self.findings and not self.refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,14 @@
 """The model under test: its samples, its compiled forms, and one sample alone."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from bi_inductor.errors import BatchInvariantError
 
 Model = Callable[..., Any]
 
@@ -19,6 +22,18 @@ def flat(out: object) -> list[Tensor]:
     if isinstance(out, (tuple, list)):
         return [t for value in out for t in flat(value)]
     return []
+
+
+@contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise our backend's own error instead of the one that Dynamo wraps around it."""
+    try:
+        yield
+    except Exception as error:
+        inner = getattr(error, "inner_exception", None)
+        if isinstance(inner, BatchInvariantError):
+            raise inner from None
+        raise
 
 
 @dataclass(slots=True)
@@ -70,10 +85,14 @@ class Subject:
         return fn
 
     def call(self, inputs: Sequence[Tensor], model: Model | None = None) -> list[Tensor]:
-        """Run the model on a batch; no gradients."""
+        """Run the model on a batch; no gradients.
+
+        Raises:
+            BatchInvariantError: the backend refuses the model; out of Dynamo's wrapping.
+        """
         fn = model or self.compiled()
-        with torch.no_grad():
-            named = self.names or ()
+        named = self.names or ()
+        with torch.no_grad(), unwrapped():
             out = fn(**dict(zip(named, inputs, strict=True))) if named else fn(*inputs)
         # a clone: CUDA graphs reuse the memory of their outputs
         made = [t.detach().clone() for t in flat(out)]

@@ -165,7 +165,7 @@ def test_the_plugin_prints_a_table(project):
 def test_the_table_is_written_as_markdown(project, pytester):
     project("--bi-table", "table.md", "-k", "mine")
     text = (pytester.path / "table.md").read_text()
-    assert "4 of 4 cells equal" in text
+    assert "4 of 4 cells equal, 0 models refused" in text
     assert "| test_mine | float32 | cpu | equal (3) |" in text
 
 

@@ -1,11 +1,17 @@
-"""The zoo: real classes of transformers with small random configurations, by name."""
+"""The zoo: real classes of transformers with small random configurations, and two real models, by name."""
 
 from tests.zoo.case import Architecture
 from tests.zoo.decoders import DENSE, EXPERTS, RECURRENT
 from tests.zoo.others import ENCODERS, SEQ2SEQ, SOUND, VISION
+from tests.zoo.real import REAL
+from tests.zoo.refused import COUPLED
 
 ZOO: dict[str, Architecture] = {
     row.name: row
     for rows in (DENSE, EXPERTS, RECURRENT, ENCODERS, SEQ2SEQ, VISION, SOUND)
     for row in rows
 }
+#: with trained weights: minutes of compiling
+PRETRAINED: dict[str, Architecture] = {row.name: row for row in REAL}
+#: models whose samples depend on each other: each must be refused, for that reason
+REFUSED: dict[str, Architecture] = {row.name: row for row in COUPLED}

@@ -18,35 +18,45 @@ class Architecture:
     """One row of the zoo.
 
     ``model`` and ``config`` name classes of transformers; ``inputs`` names how samples are made and handed over.
-    ``refused``: a part of the reason for which the model itself cannot be batch-invariant.
+    ``load`` reads a real model instead. ``training`` leaves it in training mode. ``refused``: a pattern for the
+    reason for which the model itself, not our coverage, cannot be batch-invariant.
     """
 
     name: str
     family: str
-    model: str
-    config: str
+    model: str = ""
+    config: str = ""
     inputs: str
     settings: Mapping[str, object] = field(default_factory=dict)
+    load: Callable[[], nn.Module] | None = None
+    training: bool = False
     refused: str = ""
 
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A built model: how to make ``n`` samples for it, and how to call it."""
-
-    model: nn.Module
-    inputs: Callable[[int], Inputs]
-    call: Callable[[nn.Module, Inputs], object]
+    @property
+    def is_causal(self) -> bool:
+        """Whether the first tokens of a sequence know nothing of the later ones."""
+        return self.inputs == "tokens"
 
     @property
-    def dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype
+    def has_cache(self) -> bool:
+        """Whether it decodes through a cache of keys and values."""
+        return self.family in ("dense", "experts")
 
-    def run(self, *x: Tensor) -> object:
-        """Call the model in its own dtype; what ``torch.compile`` is given."""
-        return self.call(
-            self.model, tuple(t.to(self.dtype) if t.is_floating_point() else t for t in x)
-        )
+
+class Case(nn.Module):
+    """A built model, called with samples by position: what is compiled. ``inputs`` makes ``n`` samples."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Callable[[int], Inputs],
+        call: Callable[[nn.Module, Inputs], object],
+    ) -> None:
+        super().__init__()
+        self.model, self.inputs, self.call = model, inputs, call
+
+    def forward(self, *x: Tensor) -> object:
+        return self.call(self.model, x)
 
 
 def tokens(n: int, length: int = LENGTH) -> Inputs:
@@ -107,12 +117,18 @@ INPUTS: dict[str, tuple[Callable[[int], Inputs], Callable[[nn.Module, Inputs], o
 }
 
 
-def build(architecture: Architecture, dtype: torch.dtype = torch.float32) -> Case:
-    """The model in eval mode, with weights that do not depend on what was made before."""
+def build(architecture: Architecture) -> Case:
+    """The model in float32, with weights that do not depend on what was made before."""
+    inputs, call = INPUTS[architecture.inputs]
+    return Case(_model(architecture), inputs, call).train(architecture.training)
+
+
+def _model(architecture: Architecture) -> nn.Module:
+    if architecture.load is not None:
+        return architecture.load()
     import transformers
 
     config = getattr(transformers, architecture.config)(**architecture.settings)
     torch.manual_seed(0)
-    model = getattr(transformers, architecture.model)(config).eval().to(dtype)
-    inputs, call = INPUTS[architecture.inputs]
-    return Case(model, inputs, call)
+    model: nn.Module = getattr(transformers, architecture.model)(config)
+    return model

@@ -51,9 +51,9 @@ test-cuda: install
 	TRITON_INTERPRET=1 $(BIN)/pytest tests/lowerings/cuda -n 2 -q $(addprefix --ignore=,$(COMPILED))
 	$(BIN)/pytest $(COMPILED) -q
 
-# every architecture in every dtype along every axis, 10,000 random graphs: hours
+# every architecture in every dtype along every axis, 10,000 random graphs: hours. DEVICE=cuda: the same on a GPU
 test-all: install
-	$(BIN)/pytest tests/suite -q --thorough --durations=30 --bi-table benchmarks/results/suite.md
+	$(BIN)/pytest tests/suite -n auto --dist worksteal -q --thorough --durations=30 --bi-device $(DEVICE) --bi-table .cache/suite_$(DEVICE).md
 
 # kernels of other devices, proved without them: Metal through a C++ shim, NKI through an emulator
 test-mps test-neuron: test-%: install

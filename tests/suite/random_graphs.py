@@ -3,7 +3,7 @@
 Dimension 0 is the batch all along; sizes stay small enough that a bundle of graphs compiles in seconds.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 _WIDEST = 96
-_WEIGHT = torch.randn(_WIDEST, _WIDEST, generator=torch.Generator().manual_seed(7))
+#: device type -> what is multiplied by
+_WEIGHTS = {"cpu": torch.randn(_WIDEST, _WIDEST, generator=torch.Generator().manual_seed(7))}
 
 Step = Callable[[Tensor, int], Tensor]
 
@@ -21,12 +22,12 @@ def _dim(x: Tensor, a: int) -> int:
 
 
 def _matmul(x: Tensor, a: int) -> Tensor:
-    return x @ _WEIGHT[: x.shape[-1], : 1 + 9 * a].to(x.dtype)
+    return x @ _WEIGHTS[x.device.type][: x.shape[-1], : 1 + 9 * a].to(x.dtype)
 
 
 def _linear(x: Tensor, a: int) -> Tensor:
-    rows = 1 + 9 * a
-    return F.linear(x, _WEIGHT[:rows, : x.shape[-1]].to(x.dtype), _WEIGHT[0, :rows].to(x.dtype))
+    rows, weight = 1 + 9 * a, _WEIGHTS[x.device.type].to(x.dtype)
+    return F.linear(x, weight[:rows, : x.shape[-1]], weight[0, :rows])
 
 
 def _gram(x: Tensor, _: int) -> Tensor:
@@ -94,13 +95,15 @@ graphs: st.SearchStrategy[Graph] = st.tuples(
 )
 
 
-def samples_of(graph: Graph, n: int, seed: int) -> Tensor:
+def samples_of(graph: Graph, n: int, seed: int, device: str = "cpu") -> Tensor:
     """``n`` samples with exponents spread, so that the order of a sum shows."""
+    kind = torch.device(device).type
+    _WEIGHTS.setdefault(kind, _WEIGHTS["cpu"].to(device))
     (rows, columns), dtype, _, _ = graph
     generator = torch.Generator().manual_seed(seed)
     exponents = torch.randint(-3, 4, (n, rows, columns), generator=generator)
     x = torch.randn(n, rows, columns, generator=generator) * 2.0**exponents
-    return x.to(getattr(torch, dtype))
+    return x.to(device, getattr(torch, dtype))
 
 
 def laid_out(graph: Graph, x: Tensor) -> Tensor:
@@ -108,10 +111,25 @@ def laid_out(graph: Graph, x: Tensor) -> Tensor:
     if graph[2] == "transposed":
         return x.transpose(-1, -2).contiguous().transpose(-1, -2)
     if graph[2] == "offset":
-        wide = torch.zeros(*x.shape[:-1], x.shape[-1] + 3, dtype=x.dtype)
+        wide = x.new_zeros(*x.shape[:-1], x.shape[-1] + 3)
         wide[..., 3:] = x
         return wide[..., 3:]
     return x
+
+
+def smaller(graph: Graph) -> Iterator[Graph]:
+    """Graphs a step simpler: without one of the steps, of half the size, contiguous, in float32."""
+    (rows, columns), dtype, layout, steps = graph
+    for at in range(len(steps) if len(steps) > 1 else 0):
+        yield (rows, columns), dtype, layout, steps[:at] + steps[at + 1 :]
+    if columns > 1:
+        yield (rows, columns // 2), dtype, layout, steps
+    if rows > 1:
+        yield (rows // 2, columns), dtype, layout, steps
+    if layout != "contiguous":
+        yield (rows, columns), dtype, "contiguous", steps
+    if dtype != "float32":
+        yield (rows, columns), "float32", layout, steps
 
 
 def run(graph: Graph, x: Tensor) -> Tensor:

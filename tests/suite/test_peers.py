@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import bi_inductor
 from tests.rows import bits_equal
@@ -25,21 +26,25 @@ def data(*shape, dtype=torch.float32, seed=0, spread=6):
 
 
 BF16, F16, F32, F64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
-Q = data(1, 4, 1, 64, seed=1)
 
 
 def weight(k, n, dtype=F32):
     return data(k, n, dtype=dtype, seed=11)
 
 
+class On(nn.Module):
+    """``fn(x, *tensors)`` as a module of x: what it multiplies by is made beforehand, and moves with it."""
+
+    def __init__(self, fn, *tensors):
+        super().__init__()
+        self.fn, self.tensors = fn, nn.ParameterList(nn.Parameter(t, False) for t in tensors)
+
+    def forward(self, x):
+        return self.fn(x, *self.tensors)
+
+
 def linear(k, n, dtype=F32):
-    w = weight(k, n, dtype)
-    return lambda x: x @ w
-
-
-def on(fn, *tensors):
-    """``fn(x, *tensors)`` as a function of x: what it multiplies by is made beforehand."""
-    return lambda x: fn(x, *tensors)
+    return On(torch.matmul, weight(k, n, dtype))
 
 
 def conv1d_block(x, bias, w):
@@ -70,27 +75,27 @@ CASES = {
     },
     "vllm_split_k_bf16": (linear(4104, 64, BF16), data(MOST, 4104, dtype=BF16)),
     "vllm_split_k_bias": (
-        on(F.linear, weight(64, 1024), data(64)), data(MOST, 1024),
+        On(F.linear, weight(64, 1024), data(64)), data(MOST, 1024),
     ),
     "vllm_softmax_vocabulary": (lambda x: x.softmax(-1), data(MOST, 4097)),
     "vllm_log_softmax_151936_f16": (lambda x: x.log_softmax(-1), data(MOST, 15193, dtype=F16, spread=2)),
-    "vllm_rms_norm_4096": (on(lambda x, w: F.rms_norm(x, (4096,), w), data(4096)), data(MOST, 4096)),
+    "vllm_rms_norm_4096": (On(lambda x, w: F.rms_norm(x, (4096,), w), data(4096)), data(MOST, 4096)),
     "vllm_bmm": (lambda x: torch.bmm(x, x.mT), data(MOST, 9, 1024)),
-    "vllm_vector_operands": (on(torch.matmul, weight(4097, 1)[:, 0]), data(MOST, 4097)),
+    "vllm_vector_operands": (On(torch.matmul, weight(4097, 1)[:, 0]), data(MOST, 4097)),
     "vllm_softmax_inner_dim": (lambda x: x.softmax(1), data(MOST, 409, 3)),
     # Thinking Machines' batch_invariant_ops: F1, F3, F4, F6
     "tm_mean_over_two_dims": (lambda x: x.mean((1, 2)), data(MOST, 64, 32)),
     "tm_mean_over_two_dims_bf16": (lambda x: x.mean((1, 2)), data(MOST, 33, 65, dtype=BF16)),
     "tm_mean_to_float": (lambda x: x.mean(1, dtype=F32), data(MOST, 4097, dtype=BF16)),
     "tm_addmm_alpha_beta": (
-        on(lambda x, b, w: torch.addmm(b, x, w, alpha=0.5, beta=2), data(64), weight(512, 64)), data(MOST, 512),
+        On(lambda x, b, w: torch.addmm(b, x, w, alpha=0.5, beta=2), data(64), weight(512, 64)), data(MOST, 512),
     ),
-    "tm_router_gate": (on(torch.matmul, weight(1024, 512)), data(MOST, 6, 1024)),
+    "tm_router_gate": (On(torch.matmul, weight(1024, 512)), data(MOST, 6, 1024)),
     # SGLang: F2, F8
     "sglang_mean_of_everything": (lambda x: x.mean((1, 2)) + 1, data(MOST, 5, 6)),
     "sglang_softmax_middle_dim": (lambda x: x.softmax(-2), data(MOST, 8, 16)),
     # deterministic-llm: F14
-    "deterministic_llm_gpt2_block": (on(conv1d_block, data(96, seed=3), weight(64, 96)), data(MOST, 3, 64)),
+    "deterministic_llm_gpt2_block": (On(conv1d_block, data(96, seed=3), weight(64, 96)), data(MOST, 3, 64)),
     # Apple edition: F15
     "apple_float64_cancelling": (lambda x: x.sum(-1), cancelling_row(MOST, F64)),
     "apple_float32_cancelling": (lambda x: x.mean(-1), cancelling_row(MOST, F32)),
@@ -105,22 +110,25 @@ CASES = {
     "inductor_long_sum": (lambda x: x.sum(-1), data(MOST, 65536)),
     # MLX: F23, F24
     "mlx_decode_attention": (
-        lambda x: F.scaled_dot_product_attention(Q.expand(x.shape[0], -1, -1, -1), x, x),
+        On(
+            lambda x, q: F.scaled_dot_product_attention(q.expand(x.shape[0], -1, -1, -1), x, x),
+            data(1, 4, 1, 64, seed=1),
+        ),
         data(MOST, 4, 333, 64),
     ),
     "mlx_bias_rounds_once": (
-        on(
+        On(
             lambda x, b, w: F.gelu(torch.addmm(b, x, w)) + x[:, :256],
             data(256, dtype=BF16), weight(512, 256, BF16),
         ),
         data(MOST, 512, dtype=BF16),
     ),
     # Megatron, vLLM: F25
-    "moe_rows_of_experts": (on(moe, weight(256, 8), data(8, 256, 64, seed=5)), data(MOST, 256, spread=1)),
+    "moe_rows_of_experts": (On(moe, weight(256, 8), data(8, 256, 64, seed=5)), data(MOST, 256, spread=1)),
     # vLLM 57016: F26, the invariant half
     "vllm_scale_per_row": (lambda x: x / x.abs().amax(-1, keepdim=True), data(MOST, 300)),
     # vLLM: low-rank adapters
-    "vllm_lora_shrink": (on(lambda x, a, b: x @ a @ b, weight(2560, 16, BF16), weight(16, 300, BF16)), data(MOST, 2560, dtype=BF16)),
+    "vllm_lora_shrink": (On(lambda x, a, b: x @ a @ b, weight(2560, 16, BF16), weight(16, 300, BF16)), data(MOST, 2560, dtype=BF16)),
     # sgemm-bi
     "sgemm_bi_rows": (linear(384, 384), data(MOST, 384)),
     # cuBLAS skinny N, K of one: F11, F12
@@ -129,15 +137,22 @@ CASES = {
 }  # fmt: skip
 
 
-def every_case(*inputs):
-    return {name: fn(x) for (name, (fn, _)), x in zip(CASES.items(), inputs, strict=True)}
+class EveryCase(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.cases = nn.ModuleList(
+            fn if isinstance(fn, nn.Module) else On(fn) for fn, _ in CASES.values()
+        )
+
+    def forward(self, *inputs):
+        return {name: fn(x) for name, fn, x in zip(CASES, self.cases, inputs, strict=True)}
 
 
-def compute(backend):
+def compute(backend, device):
     """``(batch, rows) -> outputs`` of every case: one graph for one sample, one for any number."""
     torch.compiler.reset()
-    fn = torch.compile(every_case, backend=backend)
-    samples = [x for _, x in CASES.values()]
+    fn = torch.compile(EveryCase().to(device), backend=backend)
+    samples = [x.to(device) for _, x in CASES.values()]
     for x in samples:
         assert x.shape[0] == MOST
 
@@ -153,8 +168,8 @@ def compute(backend):
 
 
 @pytest.fixture(scope="module")
-def ours():
-    return compute("batch_invariant")
+def ours(device):
+    return compute("batch_invariant", device)
 
 
 def rows_that_differ(name, results):
@@ -172,20 +187,20 @@ def test_a_row_has_the_bits_it_has_alone(name, ours):
     assert rows_that_differ(name, ours) == []
 
 
-def test_stock_torch_fails_several_of_them():
-    stock = compute("inductor")
+def test_stock_torch_fails_several_of_them(device):
+    stock = compute("inductor", device)
     assert len([name for name in CASES if rows_that_differ(name, stock)]) >= 5
 
 
-def test_vllm_57016_a_scale_over_the_whole_batch_is_refused():
+def test_vllm_57016_a_scale_over_the_whole_batch_is_refused(device):
     fn = torch.compile(lambda x: x / x.abs().amax(), backend="batch_invariant")
     with pytest.raises(Exception, match=r"amax.*reduces over the batch"):
-        fn(data(8, 30))
+        fn(data(8, 30).to(device))
 
 
-def test_sglang_mean_without_dims_is_a_mean():
+def test_sglang_mean_without_dims_is_a_mean(device):
     """F2: another library returned the sum."""
-    x = data(4, 5, 6) + 1
+    x = (data(4, 5, 6) + 1).to(device)
     fn = torch.compile(
         lambda x: x.mean((1, 2)).mean(), backend="batch_invariant", options={"on_variant": "warn"}
     )
@@ -193,9 +208,9 @@ def test_sglang_mean_without_dims_is_a_mean():
         assert abs(fn(x) - x.double().mean()) < 1e-5
 
 
-def test_tm_beta_zero_ignores_a_nan_bias():
+def test_tm_beta_zero_ignores_a_nan_bias(device):
     """F4."""
-    bias = torch.full((64,), float("nan"))
-    w = weight(512, 64)
+    bias = torch.full((64,), float("nan"), device=device)
+    w = weight(512, 64).to(device)
     fn = torch.compile(lambda x: torch.addmm(bias, x, w, beta=0), backend="batch_invariant")
-    assert fn(data(3, 512)).isfinite().all()
+    assert fn(data(3, 512).to(device)).isfinite().all()

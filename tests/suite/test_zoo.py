@@ -39,7 +39,11 @@ def test_bfloat16_rows_do_not_depend_on_the_batch(name, batch_invariant):
     templates_ran()
 
 
-@pytest.mark.parametrize("name", PRETRAINED)
+@pytest.mark.parametrize(
+    "name",
+    # SmolLM2's 30 layers compile for three minutes; `make demo` runs it block by block
+    [pytest.param(n, marks=[pytest.mark.thorough] * (n == "smollm2_135m")) for n in PRETRAINED],
+)
 def test_trained_weights(name, batch_invariant):
     case = build(PRETRAINED[name])
     batch_invariant(case, case.inputs, axes=("batch",), batch_sizes=(1, 2, 7), dynamic=True, seed=1)

@@ -1,6 +1,6 @@
 """``rewrite``: replace planned nodes by ``torch.ops.bi_inductor.*`` with the plan's numbers. Decides nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -136,10 +136,19 @@ def _matmul(b: _Builder) -> Node:
         return b.call(getattr(_ours, name).default, a["self"], a["mat2"], **numbers)
     if name in ("addmm", "baddbmm"):
         first, second = ("mat1", "mat2") if name == "addmm" else ("batch1", "batch2")
-        scale = {k: a[k] for k in ("alpha", "beta") if a.get(k, 1) != 1}
+        bias, scale = _addend(a)
         target = _ours.mm.default if name == "addmm" else _ours.bmm.default
-        return b.call(target, a[first], a[second], a["self"], **scale, **numbers)
+        return b.call(target, a[first], a[second], bias, **scale, **numbers)
     return _vector(b, name)
+
+
+def _addend(a: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Bias and factors of a product. ``beta=0`` means that the bias is not read: a NaN in it stays there."""
+    scale = {k: a[k] for k in ("alpha", "beta") if a.get(k, 1) != 1}
+    if scale.get("beta") == 0:
+        del scale["beta"]
+        return None, scale
+    return a["self"], scale
 
 
 def _vector(b: _Builder, name: str) -> Node:
@@ -151,12 +160,10 @@ def _vector(b: _Builder, name: str) -> Node:
         return b.call(_aten.view.default, b.call(_ours.mm.default, row, column, **numbers), [])
     matrix = a["self"] if name == "mv" else a["mat"]
     column = b.call(_aten.unsqueeze.default, a["vec"], 1)
-    bias = ()
-    scale: dict[str, Any] = {}
-    if name == "addmv":
-        bias = (b.call(_aten.unsqueeze.default, a["self"], -1),)  # type: ignore[assignment]
-        scale = {k: a[k] for k in ("alpha", "beta") if a.get(k, 1) != 1}
-    product = b.call(_ours.mm.default, matrix, column, *bias, **scale, **numbers)
+    bias, scale = _addend(a) if name == "addmv" else (None, {})
+    if bias is not None:
+        bias = b.call(_aten.unsqueeze.default, bias, -1)
+    product = b.call(_ours.mm.default, matrix, column, bias, **scale, **numbers)
     return b.call(_aten.squeeze.dim, product, 1)
 
 
@@ -195,6 +202,13 @@ def _attention(b: _Builder) -> tuple[Node | None, ...]:
     return (b.item(made, 0), b.item(made, 1), *(None for _ in b.fake[2:]))
 
 
+def _wider_or_narrower(given: torch.dtype, wanted: torch.dtype) -> dict[str, Any]:
+    """The ``dtype`` of a sum, unless it is the op's own choice: small integers would be summed into int64."""
+    floating = given.is_floating_point or given.is_complex
+    default = given if floating else torch.int64
+    return {} if given == wanted == default else {"dtype": wanted}
+
+
 def _reduction(b: _Builder) -> Node | tuple[Node | None, ...]:
     template = b.step.template
     assert isinstance(template, t.Reduction)
@@ -203,7 +217,7 @@ def _reduction(b: _Builder) -> Node | tuple[Node | None, ...]:
     given = b.args["self"].meta["val"].dtype
 
     def reduced(kind: str, dtype: torch.dtype | None) -> Node:
-        extra: dict[str, Any] = {} if dtype in (None, given) else {"dtype": dtype}
+        extra = {} if dtype is None else _wider_or_narrower(given, dtype)
         if kind == "norm":
             extra["param"] = float(b.args["ord"])
         return b.call(
@@ -273,7 +287,7 @@ def _scan(b: _Builder) -> Node:
     template = b.step.template
     assert isinstance(template, t.Scan)
     given = b.args["self"].meta["val"].dtype
-    extra = {} if b.fake.dtype == given else {"dtype": b.fake.dtype}
+    extra = _wider_or_narrower(given, b.fake.dtype)
     return b.call(_ours.scan.default, b.args["self"], template.kind, template.dim, **extra)
 
 

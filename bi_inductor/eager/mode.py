@@ -99,6 +99,8 @@ class batch_invariant_mode(contextlib.ContextDecorator):
     ``out=``, in-place ops and the backward of what runs inside are covered. As a decorator it wraps each call.
     Code compiled by another backend of ``torch.compile`` runs eagerly inside, with a warning; kernels that neither
     the dispatcher nor ``torch.compile`` sees (AOTInductor packages, a Triton kernel called directly) are not covered.
+    Where torch has no fused attention (float32 with ``enable_gqa`` on CUDA), its composite formula arrives here as
+    products and a softmax: as invariant, but not with the bits of the compiled model's attention.
 
     Args:
         enabled: False switches the mode off inside the block.

@@ -199,7 +199,10 @@ def _attention(b: _Builder) -> tuple[Node | None, ...]:
         _ours.attention.default, q, k, v, mask,
         is_causal=bool(a.get("is_causal")), scale=a.get("scale"), **b.plan.numbers(),
     )  # fmt: skip
-    return (b.item(made, 0), b.item(made, 1), *(None for _ in b.fake[2:]))
+    lse = b.item(made, 1)
+    if b.fake[1].dim() > lse.meta["val"].dim():
+        lse = b.call(_aten.unsqueeze.default, lse, -1)
+    return (b.item(made, 0), lse, *(None for _ in b.fake[2:]))
 
 
 def _wider_or_narrower(given: torch.dtype, wanted: torch.dtype) -> dict[str, Any]:

@@ -71,9 +71,19 @@ def rounds_once(func: OpOverload) -> bool:
 _FACTORS = {"add": "alpha", "sub": "alpha", "rsub": "alpha", "addcmul": "value", "addcdiv": "value"}
 
 
+#: Triton's division of float32 is right to 2 ulp, torch's own to the last bit
+_DIVIDES = frozenset({"div", "reciprocal"})
+
+
+def _is_on_gpu(args: Sequence[Any]) -> bool:
+    return any(isinstance(x, Tensor) and x.device.type == "cuda" for x in args)
+
+
 def agrees(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether this call of an op that rounds once has the compiler's bits in torch's own kernel."""
     name = _base(func)
+    if name in _DIVIDES and _is_on_gpu(args):
+        return False
     if name not in _FACTORS:
         return True
     given = mutation.bound(func, args, kwargs)
@@ -93,6 +103,8 @@ def opened(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     torch's vector kernels contract ``x + alpha * y``; and a factor that changes from call to call, such as a
     learning rate, must not cost a kernel of its own each time.
     """
+    if _base(func) in _DIVIDES:
+        return None
     given = mutation.bound(func, args, kwargs)
     if "alpha" in given:
         return None if _adds_number_to_half(given) else _scaled_sum(func, given)

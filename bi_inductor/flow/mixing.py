@@ -234,7 +234,9 @@ def attention(call: Call) -> Result:
         refuse_over_batch([joined.dims[-1]], "attends over", "let each sample have its own mask")
         lead = list(joined.dims[:-2])
     dims = one_batch((*lead, q.dims[-2], v.dims[-1]))
-    made = [Value(tuple(dims)), Value(tuple(dims[:-1]))]
+    # cuDNN's op keeps a last dimension of 1
+    kept = (same(1),) * (len(call.shapes[1]) - len(dims) + 1)
+    made = [Value(tuple(dims)), Value((*dims[:-1], *kept))]
     return tuple(made[i] if i < 2 else plain(shape) for i, shape in enumerate(call.shapes))
 
 

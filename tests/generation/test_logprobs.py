@@ -42,7 +42,7 @@ def outputs(model, requests, **engine):
         names = [
             manager.add_request(ids, max_new_tokens=NEW, **settings) for ids, settings in requests
         ]
-        made = {o.request_id: o for o in (manager.get_result(timeout=120) for _ in requests)}
+        made = {o.request_id: o for o in (manager.get_result(timeout=500) for _ in requests)}
     finally:
         manager.stop(block=True)
     return [made[name] for name in names]

@@ -42,7 +42,7 @@ from torch.utils._filelock import FileLock as file_lock
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves
 
-from bi_inductor.errors import UnsupportedTorchError
+from bi_inductor.errors import BatchInvariantError, UnsupportedTorchError
 
 __all__ = [
     "OWN_CALL",
@@ -288,6 +288,18 @@ def root_cause(error: BaseException) -> BaseException:
             return error
         seen.add(id(inner))
         error = inner
+
+
+@contextlib.contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise our own errors as they are, out of what Dynamo wraps around an error of a backend."""
+    try:
+        yield
+    except Exception as error:
+        inner = getattr(error, "inner_exception", None)
+        if isinstance(inner, BatchInvariantError):
+            raise inner from None
+        raise
 
 
 def user_line(error: BaseException) -> str:

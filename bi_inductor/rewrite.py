@@ -205,11 +205,11 @@ def _attention(b: _Builder) -> tuple[Node | None, ...]:
     return (b.item(made, 0), lse, *(None for _ in b.fake[2:]))
 
 
-def _wider_or_narrower(given: torch.dtype, wanted: torch.dtype) -> dict[str, Any]:
-    """The ``dtype`` of a sum, unless it is the op's own choice: small integers would be summed into int64."""
+def _dtype_of_sum(given: torch.dtype, wanted: torch.dtype) -> dict[str, Any]:
+    """The argument ``dtype``, left out where it changes nothing: without it, integers are summed into int64."""
     floating = given.is_floating_point or given.is_complex
-    default = given if floating else torch.int64
-    return {} if given == wanted == default else {"dtype": wanted}
+    kept = given == wanted and (floating or given == torch.int64)
+    return {} if kept else {"dtype": wanted}
 
 
 def _reduction(b: _Builder) -> Node | tuple[Node | None, ...]:
@@ -220,7 +220,7 @@ def _reduction(b: _Builder) -> Node | tuple[Node | None, ...]:
     given = b.args["self"].meta["val"].dtype
 
     def reduced(kind: str, dtype: torch.dtype | None) -> Node:
-        extra = {} if dtype is None else _wider_or_narrower(given, dtype)
+        extra = {} if dtype is None else _dtype_of_sum(given, dtype)
         if kind == "norm":
             extra["param"] = float(b.args["ord"])
         return b.call(
@@ -290,7 +290,7 @@ def _scan(b: _Builder) -> Node:
     template = b.step.template
     assert isinstance(template, t.Scan)
     given = b.args["self"].meta["val"].dtype
-    extra = _wider_or_narrower(given, b.fake.dtype)
+    extra = _dtype_of_sum(given, b.fake.dtype)
     return b.call(_ours.scan.default, b.args["self"], template.kind, template.dim, **extra)
 
 

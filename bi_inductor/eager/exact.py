@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from bi_inductor.eager import mutation
+from bi_inductor.eager import mutation, pointwise
 
 
 def _names(text: str) -> frozenset[str]:
@@ -71,20 +71,28 @@ def rounds_once(func: OpOverload) -> bool:
 _FACTORS = {"add": "alpha", "sub": "alpha", "rsub": "alpha", "addcmul": "value", "addcdiv": "value"}
 
 
-#: Triton's division of float32 is right to 2 ulp, torch's own to the last bit
+#: compiled code on a GPU divides float32 to 2 ulp, torch's own kernel to the last bit
 _DIVIDES = frozenset({"div", "reciprocal"})
 
 
-def _is_on_gpu(args: Sequence[Any]) -> bool:
-    return any(isinstance(x, Tensor) and x.device.type == "cuda" for x in args)
+def _divides_on_gpu(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    given = (*args, *kwargs.values())
+    return _base(func) in _DIVIDES and any(isinstance(x, Tensor) and x.is_cuda for x in given)
+
+
+def _quotient(a: Tensor, b: Tensor) -> Tensor:
+    div = torch.ops.aten.div.Tensor
+    if _divides_on_gpu(div, (a, b), {}):
+        quotient: Tensor = pointwise.run(div, (a, b), {})
+        return quotient
+    return a / b
 
 
 def agrees(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether this call of an op that rounds once has the compiler's bits in torch's own kernel."""
-    name = _base(func)
-    if name in _DIVIDES and _is_on_gpu(args):
+    if _divides_on_gpu(func, args, kwargs):
         return False
-    if name not in _FACTORS:
+    if _base(func) not in _FACTORS:
         return True
     given = mutation.bound(func, args, kwargs)
     if "value" in given:
@@ -103,13 +111,13 @@ def opened(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     torch's vector kernels contract ``x + alpha * y``; and a factor that changes from call to call, such as a
     learning rate, must not cost a kernel of its own each time.
     """
-    if _base(func) in _DIVIDES:
+    if _divides_on_gpu(func, args, kwargs):
         return None
     given = mutation.bound(func, args, kwargs)
     if "alpha" in given:
         return None if _adds_number_to_half(given) else _scaled_sum(func, given)
     a, b = given["tensor1"], given["tensor2"]
-    part = a * b if _base(func) == "addcmul" else a / b
+    part = a * b if _base(func) == "addcmul" else _quotient(a, b)
     return given["self"] + part * given["value"]
 
 

@@ -1,7 +1,7 @@
 """The axes of sequences: query length, padding, capacity of a cache. What a model lacks is not applicable."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from bi_inductor.errors import BatchInvariantError
 from bi_inductor.inspection import bits
 from bi_inductor.inspection.certify_axes import Bench, check, not_applicable
 from bi_inductor.inspection.certify_report import Check
+from bi_inductor.inspection.decoding import forward_of, in_pieces, padded, parameters_of
 from bi_inductor.inspection.diff_samples import Call, Outputs, outputs_of
 
 #: (left, right) tokens of padding
@@ -58,7 +59,7 @@ def padding(bench: Bench) -> Iterator[Check]:
 
 def _padding(bench: Bench) -> Check:
     name = "padding left and right"
-    accepted = _parameters(bench.model)
+    accepted = parameters_of(bench.model)
     if "attention_mask" not in accepted or "input_ids" not in bench.samples.names:
         return not_applicable(4, name, "the model has no input_ids with an attention_mask")
     try:
@@ -81,30 +82,9 @@ def _padding(bench: Bench) -> Check:
 def _padded(bench: Bench, model: Any, left: int, right: int) -> Tensor:
     """The first sample with padding, and its own part of the first output."""
     args, kwargs = bench.samples.take([0])
-    given = inspect.signature(_forward(bench.model)).bind(*args, **kwargs).arguments
-    ids = given["input_ids"]
-    mask = given.get("attention_mask")
-    mask = torch.ones_like(ids) if mask is None else mask
-    given["input_ids"] = _pad(ids, left, right)
-    given["attention_mask"] = _pad(mask, left, right)
-    if "position_ids" in _parameters(bench.model):
-        # absolute positions belong to the tokens, not to the places that padding moves them to
-        given["position_ids"] = _pad(
-            torch.arange(ids.shape[1], device=ids.device)[None], left, right
-        )
-    if "use_cache" in _parameters(bench.model):
-        given["use_cache"] = False
+    given = dict(inspect.signature(forward_of(bench.model)).bind(*args, **kwargs).arguments)
     extra = given.pop("kwargs", {})
-    (_, out), *_rest = outputs_of(model, (), {**given, **extra})
-    return (
-        out[:, left : left + ids.shape[1]]
-        if out.shape[1:2] == (left + ids.shape[1] + right,)
-        else out
-    )
-
-
-def _pad(x: Tensor, left: int, right: int) -> Tensor:
-    return torch.nn.functional.pad(x, (left, right), value=0)
+    return padded(model, bench.model, {**given, **extra}, left, right)
 
 
 def _chunks(bench: Bench) -> Iterator[str | None]:
@@ -113,9 +93,9 @@ def _chunks(bench: Bench) -> Iterator[str | None]:
     ids, config = _ids(bench), bench.model.config  # type: ignore[attr-defined]
     length = ids.shape[1]
     fn = bench.compile(dynamic=True)
-    whole = _decode(bench, fn, ids, (), DynamicCache(config=config))
+    whole = in_pieces(fn, bench.model, ids, (), DynamicCache(config=config))
     for cuts in ((length // 2,), tuple(range(max(length - 3, 1), length))):
-        part = _decode(bench, fn, ids, cuts, DynamicCache(config=config))
+        part = in_pieces(fn, bench.model, ids, cuts, DynamicCache(config=config))
         yield _tell(whole, part, f"cut at {cuts}")
     bench.compiled = bench.compile(dynamic=None)
 
@@ -127,23 +107,13 @@ def _capacity(bench: Bench) -> Iterator[str | None]:
     length = ids.shape[1]
     fn = bench.compile(dynamic=None)
     small, large = (
-        _decode(bench, fn, ids, (length - 1,), StaticCache(config=config, max_cache_len=capacity))
+        in_pieces(
+            fn, bench.model, ids, (length - 1,), StaticCache(config=config, max_cache_len=capacity)
+        )
         for capacity in (length + 1, length + 21)
     )
     yield _tell(small, large, f"capacities {length + 1} and {length + 21}")
     bench.compiled = bench.compile(dynamic=None)
-
-
-def _decode(bench: Bench, fn: Any, ids: Tensor, cuts: Sequence[int], cache: Any) -> Tensor:
-    parts, start = [], 0
-    for end in (*cuts, ids.shape[1]):
-        given = {"input_ids": ids[:, start:end], "past_key_values": cache, "use_cache": True}
-        if "position_ids" in _parameters(bench.model):
-            given["position_ids"] = torch.arange(start, end, device=ids.device)[None]
-        (_, out), *_rest = outputs_of(fn, (), given)
-        parts.append(out)
-        start = end
-    return torch.cat(parts, 1)
 
 
 def _no_cache(bench: Bench) -> str | None:
@@ -153,7 +123,7 @@ def _no_cache(bench: Bench) -> str | None:
     if (
         not isinstance(model, nn.Module)
         or config is None
-        or "past_key_values" not in _parameters(model)
+        or "past_key_values" not in parameters_of(model)
     ):
         return "the model takes no cache of keys and values"
     if getattr(config, "is_encoder_decoder", False):
@@ -213,14 +183,3 @@ def _tell(a: Tensor, b: Tensor, when: str) -> str | None:
         return f"{when}: shape {list(b.shape)} instead of {list(a.shape)}"
     found = bits.difference(a, b)
     return None if found is None else f"{when}: {found.text()}"
-
-
-def _forward(model: Any) -> Any:
-    return model.forward if isinstance(model, nn.Module) else model
-
-
-def _parameters(model: Any) -> frozenset[str]:
-    try:
-        return frozenset(inspect.signature(_forward(model)).parameters)
-    except (TypeError, ValueError):
-        return frozenset()

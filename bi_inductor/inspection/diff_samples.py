@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from bi_inductor import _torch
 from bi_inductor.batch import infer_batch_spec
 from bi_inductor.errors import BatchInvariantError, InspectionError
 
@@ -132,11 +133,12 @@ def outputs_of(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
         InspectionError: the model does not run.
     """
     try:
-        return [(name, x.detach().clone()) for name, x in tensors_of(fn(*args, **kwargs))]
+        with _torch.unwrapped():
+            return [(name, x.detach().clone()) for name, x in tensors_of(fn(*args, **kwargs))]
+    except BatchInvariantError:
+        raise
     except Exception as error:
         cause = getattr(error, "inner_exception", None) or error
-        if isinstance(cause, BatchInvariantError):
-            raise cause from None
         text = next((s.strip() for s in str(cause).splitlines() if s.strip()), type(cause).__name__)
         raise InspectionError(f"the model does not run on these inputs: {text}") from error
 

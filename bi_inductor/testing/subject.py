@@ -1,14 +1,13 @@
 """The model under test: its samples, its compiled forms, and one sample alone."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bi_inductor.errors import BatchInvariantError
+from bi_inductor import _torch
 
 Model = Callable[..., Any]
 
@@ -22,18 +21,6 @@ def flat(out: object) -> list[Tensor]:
     if isinstance(out, (tuple, list)):
         return [t for value in out for t in flat(value)]
     return []
-
-
-@contextmanager
-def unwrapped() -> Iterator[None]:
-    """Raise our backend's own error instead of the one that Dynamo wraps around it."""
-    try:
-        yield
-    except Exception as error:
-        inner = getattr(error, "inner_exception", None)
-        if isinstance(inner, BatchInvariantError):
-            raise inner from None
-        raise
 
 
 @dataclass(slots=True)
@@ -92,7 +79,7 @@ class Subject:
         """
         fn = model or self.compiled()
         named = self.names or ()
-        with torch.no_grad(), unwrapped():
+        with torch.no_grad(), _torch.unwrapped():
             out = fn(**dict(zip(named, inputs, strict=True))) if named else fn(*inputs)
         # a clone: CUDA graphs reuse the memory of their outputs
         made = [t.detach().clone() for t in flat(out)]

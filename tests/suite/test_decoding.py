@@ -10,15 +10,13 @@ import torch
 from transformers import DynamicCache
 
 from tests.rows import bits_equal
+from tests.suite.engagement import templates_ran
 from tests.zoo import ZOO
 from tests.zoo.case import build, tokens
 
 #: keys per piece of the attention plan
 PIECE = 512
 DECODERS = [name for name, row in ZOO.items() if row.has_cache]
-#: why a model's own code gives other numbers: it is not asked for what it does not do
-NO_CACHE: dict[str, str] = {}
-NO_PADDING: dict[str, str] = {}
 
 
 def ids(n):
@@ -28,6 +26,7 @@ def ids(n):
 def check(name, batch_invariant, axes, **kwargs):
     model = build(ZOO[name]).model
     batch_invariant(model, ids, axes=axes, batch_sizes=(1, 2), dynamic=True, seed=1, **kwargs)
+    templates_ran()
 
 
 def test_prefill_chunks_and_decode_agree(batch_invariant):
@@ -41,14 +40,14 @@ def test_padding_changes_no_bit(batch_invariant):
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("name", [name for name in DECODERS if name not in NO_CACHE])
+@pytest.mark.parametrize("name", DECODERS)
 def test_every_decoder_through_its_cache(name, dtype, batch_invariant):
     check(name, batch_invariant, ("cache",), dtypes=(dtype,))
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("name", [name for name in DECODERS if name not in NO_PADDING])
+@pytest.mark.parametrize("name", DECODERS)
 def test_every_decoder_behind_padding(name, dtype, batch_invariant):
     check(name, batch_invariant, ("padding",), dtypes=(dtype,))
 

@@ -3,7 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaConfig, StaticCache
 
+import bi_inductor
 from bi_inductor import testing
 from bi_inductor.testing.data import DATA
 
@@ -69,6 +71,76 @@ def test_a_failure_names_axis_row_and_ulps(fn, axis, text):
     assert not caught.value.report.passed
 
 
+def follows_the_mode(x):
+    return x + bi_inductor.is_batch_invariant_mode_enabled() * 2.0**-20
+
+
+def test_the_eager_axis_finds_what_differs_inside_the_mode():
+    with pytest.raises(testing.BatchVariantError, match=r"axis eager .*\n.* eager, alone: .* ulp"):
+        check(follows_the_mode, axes=("eager",), backend="batch_invariant")
+
+
+class Decoder(nn.Module):
+    """What the axes of decoders call: sums over what came before, through transformers' own caches."""
+
+    def __init__(self, fault):
+        super().__init__()
+        self.config = LlamaConfig(
+            hidden_size=8, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1
+        )
+        self.fault = fault
+
+    def forward(self, input_ids, attention_mask=None, past_key_values=None, use_cache=None):
+        x = input_ids.float()[:, None, :, None].expand(-1, 1, -1, 8)
+        if past_key_values is not None:
+            past_key_values.update(x, x, 0)
+        logits = x[:, 0] * 2
+        if self.fault == "pieces" and past_key_values is not None and input_ids.shape[1] == 1:
+            logits = logits + 2.0**-20
+        if self.fault == "capacity" and isinstance(past_key_values, StaticCache):
+            logits = logits + past_key_values.layers[0].max_cache_len * 2.0**-20
+        if self.fault == "padding" and attention_mask is not None:
+            logits = logits + attention_mask.shape[1] * 2.0**-20
+        return {"logits": logits}
+
+
+def ids(n):
+    return {"input_ids": torch.randint(1, 9, (n, 12))}
+
+
+def check_decoder(fault, axis):
+    return testing.assert_batch_invariant(
+        Decoder(fault), ids, axes=(axis,), batch_sizes=(1, 2), backend="eager", explain=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("fault", "axis", "text"),
+    [
+        ("pieces", "cache", "row 0 of output 0, prefill cut at 8, 9, 10, 11: .* ulp"),
+        ("capacity", "cache", "row 0 of output 0, static cache of 13, one token decoded: .* ulp"),
+        ("padding", "padding", "row 0 of output 0, 1 tokens of padding in front, 0 behind: .* ulp"),
+    ],
+)
+def test_the_axes_of_decoders_find_a_fault_and_pass_without_it(fault, axis, text):
+    assert check_decoder("", axis).cells[0].compared == {"cache": 8, "padding": 7}[axis]
+    with pytest.raises(testing.BatchVariantError, match=text):
+        check_decoder(fault, axis)
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "text"),
+    [
+        (Scaled(), samples, "Scaled does not take input_ids, attention_mask"),
+        (Decoder(""), lambda n: ids(n)["input_ids"], "want make_inputs to give a dict with 'input_ids'"),
+        (Decoder(""), lambda n: {"input_ids": torch.ones(n, 1, dtype=torch.long)}, "at least 2 tokens"),
+    ],
+)  # fmt: skip
+def test_the_axes_of_decoders_say_what_is_missing(model, inputs, text):
+    with pytest.raises(ValueError, match=text):
+        testing.assert_batch_invariant(model, inputs, axes=("cache",), backend="eager")
+
+
 def test_a_failure_names_the_op():
     """Stock eager torch picks another kernel for a product of one row."""
     model = nn.Sequential(nn.Linear(700, 300), nn.Tanh())
@@ -118,6 +190,7 @@ def test_the_order_of_a_sum_shows_in_the_data(name, dtype):
         ({"devices": ("nosuch",)}, "no device 'nosuch'"),
         ({"data": "tame"}, "unknown data 'tame'"),
         ({"batch_sizes": (1,)}, "one of them 2 or more"),
+        ({"axes": ("eager",)}, "wants backend='batch_invariant'; got 'eager'"),
     ],
 )
 def test_a_wrong_argument_is_named(kwargs, text):
@@ -139,6 +212,9 @@ from torch import nn
 def test_mine(batch_invariant):
     batch_invariant(lambda x: x * 2, lambda n: torch.randn(n, 4), backend="eager", batch_sizes=(1, 2))
 
+def test_coupled(batch_invariant):
+    batch_invariant(lambda x: x / x.abs().amax(), lambda n: torch.randn(n, 4), axes=("batch",), batch_sizes=(1, 3))
+
 def test_bad(batch_invariant):
     batch_invariant(lambda x: x * len(x), lambda n: torch.randn(n, 4), backend="eager", batch_sizes=(1, 2), explain=False)
 """
@@ -154,11 +230,13 @@ def project(pytester):
 
 def test_the_plugin_prints_a_table(project):
     result = project("--bi-seed", "3")
-    result.assert_outcomes(passed=1, failed=1)
+    result.assert_outcomes(passed=1, failed=2)
     text = result.stdout.str()
     assert "batch invariance" in text
     assert any(line.startswith("test_mine") and "equal" in line for line in text.splitlines())
     assert any(line.startswith("test_bad") and "DIFFER" in line for line in text.splitlines())
+    (line,) = [line for line in text.splitlines() if line.startswith("test_coupled ")]
+    assert "0 rows  refused: aten.amax.default reduces over the batch" in line
     assert "seed 3" in text
 
 
@@ -167,6 +245,13 @@ def test_the_table_is_written_as_markdown(project, pytester):
     text = (pytester.path / "table.md").read_text()
     assert "4 of 4 cells equal, 0 models refused" in text
     assert "| test_mine | float32 | cpu | equal (3) |" in text
+
+
+def test_a_refused_model_is_no_equal_cell_of_the_markdown(project, pytester):
+    project("--bi-table", "table.md", "-k", "coupled")
+    text = (pytester.path / "table.md").read_text()
+    assert "0 of 0 cells equal, 1 models refused" in text
+    assert "refused: aten.amax.default reduces over the batch" in text
 
 
 def test_axes_come_from_the_command_line(project):

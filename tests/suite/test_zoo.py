@@ -3,22 +3,15 @@
 import pytest
 import torch
 
-import bi_inductor
 from bi_inductor.errors import VariantOpError
 from bi_inductor.testing import run_negative_control
+from tests.suite.engagement import templates_ran
 from tests.zoo import PRETRAINED, REFUSED, ZOO
 from tests.zoo.case import build, tokens
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 #: every axis that fits a model which is called with one batch of samples
 AXES = ("batch", "position", "neighbours", "execution", "eager")
-
-
-def templates_ran():
-    certificate = bi_inductor.certificate()
-    assert certificate.graphs
-    assert certificate.is_invariant
-    assert all("planned" in graph.plan for graph in certificate.graphs), "no template ran"
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -83,10 +76,12 @@ def test_results_are_as_accurate_as_stock(name, device):
 def test_every_axis_of_a_whole_model(name, batch_invariant):
     case = build(ZOO[name])
     batch_invariant(case, case.inputs, axes=AXES, batch_sizes=(1, 2, 3, 5, 8), dynamic=True, seed=1)
+    templates_ran()
 
 
 def test_a_causal_model_gives_a_token_the_same_bits_at_every_length(batch_invariant):
     batch_invariant(build(ZOO["llama"]), _long, axes=("length",), batch_sizes=(1, 2), dynamic=True)
+    templates_ran()
 
 
 def _long(n):
@@ -113,3 +108,4 @@ def test_every_axis(name, dtype, batch_invariant):
 @pytest.mark.parametrize("name", [name for name, row in ZOO.items() if row.is_causal])
 def test_every_length(name, batch_invariant):
     batch_invariant(build(ZOO[name]), _long, axes=("length",), batch_sizes=(1, 2), dynamic=True)
+    templates_ran()

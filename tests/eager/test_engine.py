@@ -7,32 +7,33 @@ import torch
 from torch import nn
 
 from bi_inductor.engine import DeterministicInferenceEngine
-from tests import models
 from tests.rows import bits_equal
+from tests.zoo import ZOO
+from tests.zoo.case import VOCAB, build
 
 
 @pytest.fixture(scope="module")
 def engine():
-    return DeterministicInferenceEngine(models.make("gpt2").model, patch_model=True)
+    return DeterministicInferenceEngine(build(ZOO["gpt2"]).model, patch_model=True)
 
 
 def test_a_batch_repeats_the_bits_of_one_row(engine):
-    ids = torch.randint(3, models.VOCAB, (1, 7))
+    ids = torch.randint(3, VOCAB, (1, 7))
     single = engine.forward(ids)
     batch = engine.forward(ids.repeat(4, 1))
     assert torch.equal(single.logits[0], batch.logits[0])
 
 
 def test_without_patching_rows_follow_their_batch():
-    stock = DeterministicInferenceEngine(models.make("gpt2").model, patch_model=False)
-    ids = torch.randint(3, models.VOCAB, (1, 7))
+    stock = DeterministicInferenceEngine(build(ZOO["gpt2"]).model, patch_model=False)
+    ids = torch.randint(3, VOCAB, (1, 7))
     alone = stock.forward(ids).logits[0]
     batches = [stock.forward(ids.repeat(n, 1)).logits[0] for n in (2, 3, 8, 17, 33)]
     assert not all(torch.equal(alone, made) for made in batches), "control too weak"
 
 
 def test_greedy_tokens_do_not_depend_on_the_batch(engine):
-    ids = torch.randint(3, models.VOCAB, (5, 4))
+    ids = torch.randint(3, VOCAB, (5, 4))
     together = engine.generate(ids, max_length=12, temperature=0.0)
     assert together.shape == (5, 12)
     for row in range(5):
@@ -40,7 +41,7 @@ def test_greedy_tokens_do_not_depend_on_the_batch(engine):
 
 
 def test_rows_that_ended_are_filled(engine):
-    ids = torch.randint(3, models.VOCAB, (2, 4))
+    ids = torch.randint(3, VOCAB, (2, 4))
     first = int(engine.generate(ids[:1], max_length=5)[0, -1])
     made = engine.generate(ids, max_length=9, eos_token_id=first)
     assert bool((made[0, 4:] == first).all())
@@ -58,7 +59,7 @@ SAMPLING = {"temperature": 1.5, "top_k": 60, "top_p": 0.95, "min_p": 0.001}
 
 
 def test_sampled_tokens_depend_on_prompt_and_seed_alone(engine):
-    ids = torch.randint(3, models.VOCAB, (5, 4))
+    ids = torch.randint(3, VOCAB, (5, 4))
     seeds = [3, 1, 4, 1, 5]
     together = engine.generate(ids, max_length=12, seed=seeds, **SAMPLING)
     turned = engine.generate(ids.flip(0), max_length=12, seed=seeds[::-1], **SAMPLING)
@@ -72,7 +73,7 @@ def test_sampled_tokens_depend_on_prompt_and_seed_alone(engine):
 
 
 def test_do_sample_with_a_seed_is_the_same_draw(engine):
-    ids = torch.randint(3, models.VOCAB, (2, 4))
+    ids = torch.randint(3, VOCAB, (2, 4))
     asked = engine.generate(ids, max_length=8, temperature=1.0, seed=7, do_sample=True)
     assert torch.equal(asked, engine.generate(ids, max_length=8, temperature=1.0, seed=7))
     with pytest.raises(ValueError, match="temperature above 0"):
@@ -80,7 +81,7 @@ def test_do_sample_with_a_seed_is_the_same_draw(engine):
 
 
 def test_seeds_are_one_or_one_for_each_row(engine):
-    ids = torch.randint(3, models.VOCAB, (2, 4))
+    ids = torch.randint(3, VOCAB, (2, 4))
     one = engine.generate(ids, max_length=8, temperature=1.0, seed=7)
     assert torch.equal(one, engine.generate(ids, max_length=8, temperature=1.0, seed=[7, 7]))
     with pytest.raises(ValueError, match="3 seeds were given for 2 rows"):
@@ -101,15 +102,13 @@ def test_a_text_needs_a_tokenizer(engine):
 @pytest.fixture(scope="module")
 def small():
     torch.manual_seed(0)
-    model = nn.Sequential(
-        nn.Embedding(models.VOCAB, 96), nn.Linear(96, models.VOCAB), nn.LogSoftmax(-1)
-    )
+    model = nn.Sequential(nn.Embedding(VOCAB, 96), nn.Linear(96, VOCAB), nn.LogSoftmax(-1))
     return DeterministicInferenceEngine(model)
 
 
 def test_two_thousand_workers_share_one_engine(small):
     engine = small
-    ids = torch.randint(3, models.VOCAB, (8, 5))
+    ids = torch.randint(3, VOCAB, (8, 5))
     alone = [engine.forward(ids[i : i + 1])[0] for i in range(8)]
 
     def work(job):
@@ -121,7 +120,7 @@ def test_two_thousand_workers_share_one_engine(small):
 
 
 def test_sixty_four_workers_draw_the_tokens_of_their_seeds(small):
-    ids = torch.randint(3, models.VOCAB, (8, 5))
+    ids = torch.randint(3, VOCAB, (8, 5))
 
     def draw(first):
         seeds = list(range(first, 8))
@@ -138,7 +137,7 @@ def test_sixty_four_workers_draw_the_tokens_of_their_seeds(small):
 
 
 def test_determinism_is_verified_by_bits(engine):
-    report = engine.verify_determinism(torch.randint(3, models.VOCAB, (2, 5)), num_runs=3)
+    report = engine.verify_determinism(torch.randint(3, VOCAB, (2, 5)), num_runs=3)
     assert report["is_deterministic"]
     assert report["unique_outputs"] == 1
     assert len(report["outputs"]) == report["total_runs"] == 3

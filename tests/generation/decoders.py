@@ -3,11 +3,12 @@
 import torch
 import transformers as tf
 
-from tests import models
+from tests.zoo import ZOO
+from tests.zoo.case import VOCAB
 
 
 def decoder(kind: str = "llama", window: int | None = None, layers: int = 1):
-    config = {**models._DECODER, "max_position_embeddings": 2048, "num_hidden_layers": layers}
+    config = {**ZOO["llama"].settings, "max_position_embeddings": 2048, "num_hidden_layers": layers}
     torch.manual_seed(0)
     if kind == "llama":
         model = tf.LlamaForCausalLM(tf.LlamaConfig(**config))
@@ -28,7 +29,7 @@ def compiled(model, backend="batch_invariant"):
 
 def prompts(*lengths: int):
     generator = torch.Generator().manual_seed(1)
-    return [torch.randint(3, models.VOCAB, (1, n), generator=generator) for n in lengths]
+    return [torch.randint(3, VOCAB, (1, n), generator=generator) for n in lengths]
 
 
 def padded(rows, side: str = "left"):

@@ -8,8 +8,9 @@ from torch import nn
 import bi_inductor
 from bi_inductor.errors import InspectionError, VariantOpError
 from bi_inductor.inspection.diff_report import JSON_SCHEMA
-from tests import models
 from tests.inspection.planted import planted
+from tests.zoo import ZOO
+from tests.zoo.case import build, tokens
 
 
 class Small(nn.Module):
@@ -59,10 +60,10 @@ def test_ours_refuses_by_the_error_of_the_compiler():
 
 
 def test_eager_is_blamed_at_the_first_product_of_a_decoder():
-    case = models.make("llama")
+    case = build(ZOO["llama"])
     report = bi_inductor.diff(
         case.model,
-        input_ids=models.tokens(9)[0],
+        input_ids=tokens(9, 7)[0],
         use_cache=False,
         backend="eager",
         batch_sizes=(1, 9),

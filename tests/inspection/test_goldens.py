@@ -11,31 +11,21 @@ import torch
 from torch import nn
 
 from bi_inductor.inspection.explain import explain_devices
-from tests.models import MODELS, make
+from tests.zoo import CHOSEN, ZOO
+from tests.zoo.case import build
 
 DEVICES = ("cpu", "cuda", "mps", "neuron")
 GOLDENS = Path(__file__).parent / "goldens"
 
 
-class Call(nn.Module):
-    """A case of ``tests.models`` as one module."""
-
-    def __init__(self, case):
-        super().__init__()
-        self.model, self.case = case.model, case
-
-    def forward(self, *inputs):
-        return self.case.call(self.model, inputs)
-
-
 def texts(name, batch, dynamic):
-    case = make(name)
+    case = build(ZOO[name])
     with torch.no_grad():
-        reports = explain_devices(Call(case), *case.inputs(batch), devices=DEVICES, dynamic=dynamic)
+        reports = explain_devices(case, *case.inputs(batch), devices=DEVICES, dynamic=dynamic)
     return "\n\n".join(reports[device].text() for device in DEVICES) + "\n"
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", CHOSEN)
 def test_plans_are_the_golden_ones_at_every_batch_size(name):
     file = GOLDENS / f"{name}.txt"
     found = texts(name, 2, "batch")
@@ -52,8 +42,8 @@ def test_plans_do_not_see_whether_all_sizes_are_symbolic():
 
 def test_a_golden_can_fail():
     """The negative control: one layer more, and the text is another."""
-    case = make("gpt2")
-    longer = nn.Sequential(Call(case), nn.Linear(128, 3))
+    case = build(ZOO["gpt2"])
+    longer = nn.Sequential(case, nn.Linear(128, 3))
     with torch.no_grad():
         reports = explain_devices(longer, *case.inputs(2), devices=("cpu",))
     assert reports["cpu"].text() not in (GOLDENS / "gpt2.txt").read_text()

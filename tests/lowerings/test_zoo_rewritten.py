@@ -12,7 +12,8 @@ from harness import plans_of
 
 from bi_inductor.rewrite import rewrite
 from lowerings.neuron.graph import ADDS_UP
-from tests import models
+from tests.zoo import CHOSEN, ZOO
+from tests.zoo.case import build
 
 
 def stock_sums(gm):
@@ -20,18 +21,15 @@ def stock_sums(gm):
     return [str(op) for op in called if op.namespace == "aten" and op._opname in ADDS_UP]
 
 
-@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("name", CHOSEN)
 @torch.no_grad()
 def test_a_model_for_mps_leaves_no_sum_to_stock_kernels(name):
-    case, left = models.make(name), []
+    case, left = build(ZOO[name]), []
 
     def keep(gm, planned):
         left.extend((stock_sums(gm), stock_sums(rewrite(gm, planned))))
 
-    def run(*x):
-        return case.call(case.model, x)
-
-    plans_of(run, *case.inputs(3), device="mps", then=keep)
+    plans_of(case, *case.inputs(3), device="mps", then=keep)
     before, after = left
     assert before, "control: there were sums to replace"
     assert after == []

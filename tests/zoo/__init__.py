@@ -11,6 +11,10 @@ ZOO: dict[str, Architecture] = {
     for rows in (DENSE, EXPERTS, RECURRENT, ENCODERS, SEQ2SEQ, VISION, SOUND)
     for row in rows
 }
+#: one or two of each family, for what takes too long to do for all
+CHOSEN = (
+    "llama", "qwen3", "gemma3", "gpt2", "mixtral", "qwen3_moe", "bert", "t5", "vit", "resnet", "convnext", "mamba",
+)  # fmt: skip
 #: with trained weights: minutes of compiling
 PRETRAINED: dict[str, Architecture] = {row.name: row for row in REAL}
 #: models whose samples depend on each other: each must be refused, for that reason

@@ -29,10 +29,10 @@ def report(name: str, good: bool, note: str = "") -> None:
 
 
 def rows(name: str, dtype: torch.dtype) -> None:
-    from tests import models
+    from tests.zoo import ZOO
+    from tests.zoo.case import build
 
-    case = models.make(name, dtype)
-    case.model.cuda()
+    case = build(ZOO[name]).to("cuda", dtype)
     inputs = tuple(
         x.cuda().to(dtype) if x.is_floating_point() else x.cuda() for x in case.inputs(40)
     )
@@ -40,7 +40,7 @@ def rows(name: str, dtype: torch.dtype) -> None:
     for backend in ("batch_invariant", "inductor"):
         torch.compiler.reset()
         chosen = batch_invariant if backend == "batch_invariant" else backend
-        fn = torch.compile(lambda *x: case.call(case.model, x), backend=chosen)
+        fn = torch.compile(case, backend=chosen)
 
         def run(*x: Tensor, fn: object = fn) -> object:
             with torch.no_grad():

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from tests import models
+from tests.zoo import ZOO
+from tests.zoo.case import build
 
 OURS = ["attention", "convolution", "layer_norm", "mm", "reduction", "scan", "softmax", "topk"]
 OURS += ["var_mean"]
@@ -66,12 +67,8 @@ def test_control_stock_inductor_calls_a_library_and_splits_by_batch():
 
 @pytest.mark.parametrize("name", ["llama", "mixtral"])
 def test_models_of_the_zoo_become_code_without_a_library_call(name):
-    case = models.make(name)
-
-    def call(*x):
-        return case.call(case.model, x)
-
-    code = codegen.generated(call, case.inputs(3))
+    case = build(ZOO[name])
+    code = codegen.generated(case, case.inputs(3))
     foreign = [c for c in codegen.calls(code) if not c.startswith("torch.ops.bi_inductor.")]
     # tokens of each expert: whole numbers, exact in any order
     assert foreign == (["torch.ops.aten.histc.default"] if name == "mixtral" else [])

@@ -9,9 +9,12 @@ from torch import nn
 
 import bi_inductor
 from bi_inductor.errors import InspectionError
-from bi_inductor.inspection import certify_report
+from bi_inductor.inspection import certify_report, certify_tokens
+from bi_inductor.inspection.certify_axes import Bench
 from bi_inductor.inspection.certify_hash import signed_hash
 from bi_inductor.inspection.certify_report import JSON_SCHEMA, load
+from bi_inductor.inspection.diff_samples import Samples
+from tests.generation.decoders import decoder
 
 #: the eager mode of the backend may not be there yet; it is then recorded as not measured
 MEASURED = {"passed", "not applicable", "not measured"}
@@ -74,6 +77,28 @@ def test_an_attention_block_is_certified(block):
     assert "changes" in certificate.control
     assert "no bit" not in certificate.control
     assert "Attention" in certificate.static["graphs"][0]["plan"]
+
+
+@torch.no_grad()
+def test_a_decoder_is_measured_through_its_cache_and_behind_padding():
+    model = decoder()
+    torch.manual_seed(1)
+    ids = torch.randint(3, 128, (2, 24))
+    given = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "use_cache": False}
+    bench = Bench(
+        model=model, samples=Samples.of(model, (), given), options={}, tell=lambda _: None
+    )
+    found = [certify_tokens.query_length(bench), *certify_tokens.padding(bench)]
+    assert [(c.axis, c.name, c.status, c.compared) for c in found] == [
+        (3, "prefill, chunks, one token at a time", "passed", 2),
+        (4, "padding left and right", "passed", 5),
+        (4, "capacity of a static cache", "passed", 1),
+    ]
+    # the control: stock eager torch in the place of the compiled model
+    bench.compiled = model
+    stock, *_ = certify_tokens.padding(bench)
+    assert stock.status == "failed"
+    assert "ulp" in stock.detail
 
 
 def test_a_certificate_is_json_by_its_schema_and_survives_a_file(block, tmp_path):

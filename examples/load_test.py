@@ -1,6 +1,6 @@
 """Mixed traffic against ``examples/serve.py`` from another process: one question, how many different answers?
 
-python examples/serve.py --port 8000 &
+python -m examples.serve --port 8000 &
 python examples/load_test.py --url http://127.0.0.1:8000/v1 --requests 200
 """
 

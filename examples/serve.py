@@ -1,18 +1,20 @@
 """An OpenAI-style server whose answers do not depend on its traffic: SmolLM2 behind continuous batching.
 
-    python examples/serve.py --port 8000
+    python -m examples.serve --port 8000
     curl localhost:8000/v1/chat/completions -d '{"messages": [{"role": "user", "content": "Hello"}], "seed": 7}'
 
-``/v1/completions``, ``/v1/chat/completions`` and ``/v1/models``, with ``max_tokens``, ``seed`` and ``temperature``.
-``examples/load_test.py`` sends mixed traffic from another process. Standard library around transformers' engine.
+``/v1/completions``, ``/v1/chat/completions`` and ``/v1/models``, with ``max_tokens``, ``seed``, ``temperature``,
+``stream`` and ``logprobs``; what else would change an answer is refused by name. Standard library around
+transformers' engine; ``examples/load_test.py`` sends mixed traffic from another process.
 """
 
 import argparse
+import itertools
 import json
 import os
+import queue
 import threading
-import time
-from concurrent.futures import Future
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -28,14 +30,15 @@ from transformers import (
 
 from bi_inductor import serving
 from bi_inductor.sampling.transformers import PerRequestSampling
+from examples.openai_format import MODEL, Answer, BadRequest, error_body, read_request
 
-MODEL = "smollm2-135m-instruct"
-#: stands for 0, which is no divisor: the likeliest token takes the whole mass
-GREEDY = 1e-6
+
+class EngineError(RuntimeError):
+    """What the client cannot change."""
 
 
 class Engine:
-    """transformers' continuous batching with seeded sampling; one future per request."""
+    """transformers' continuous batching with seeded sampling; each request is an iterator of its outputs."""
 
     def __init__(self, model: PreTrainedModel, **config: Any) -> None:
         settings = {"page_size": 64, "num_blocks": 512, "max_batch_tokens": 512}
@@ -47,21 +50,39 @@ class Engine:
             ),
         )
         PerRequestSampling().install(self._manager)
-        self._waiting: dict[str, Future] = {}
+        text, pages = model.config.get_text_config(), self._manager.continuous_batching_config
+        self._vocab = text.vocab_size
+        # a request that never fits would end the engine for all
+        self._longest = min(text.max_position_embeddings, pages.page_size * pages.num_blocks)
+        self._waiting: dict[str, queue.SimpleQueue] = {}
         self._lock, self._count, self._stopped = threading.Lock(), 0, threading.Event()
         self._manager.start()
         self._thread = threading.Thread(target=self._deliver, daemon=True)
         self._thread.start()
 
-    def submit(self, ids: list[int], **request: Any) -> Future:
-        """Queue a prompt; the future holds the engine's ``GenerationOutput``."""
-        future: Future = Future()
-        with self._lock:
-            name = f"request-{self._count}"
-            self._count += 1
-            self._waiting[name] = future
-        self._manager.add_request(ids, request_id=name, **request)
-        return future
+    def outputs(self, ids: list[int], max_new_tokens: int, **request: Any) -> Iterator[Any]:
+        """Yield a ``GenerationOutput`` after every token if ``streaming``, else one; leaving it early cancels."""
+        if not all(0 <= i < self._vocab for i in ids):
+            raise BadRequest(f"prompt has a token outside of 0 to {self._vocab - 1}")
+        if len(ids) + max_new_tokens > self._longest:
+            raise BadRequest(
+                f"{len(ids)} prompt tokens and max_tokens {max_new_tokens} exceed {self._longest}"
+            )
+        name, made = self._register()
+        try:
+            self._manager.add_request(ids, name, max_new_tokens, **request)
+            while True:
+                output = made.get()
+                if output is None or output.error:
+                    raise EngineError(output.error if output else "the engine has stopped")
+                yield output
+                if output.is_finished():
+                    break
+        finally:
+            with self._lock:
+                unfinished = self._waiting.pop(name, None)
+            if unfinished is not None:
+                self._manager.cancel_request(name)
 
     def close(self) -> None:
         """Stop the engine; requests that wait get an error."""
@@ -69,54 +90,34 @@ class Engine:
         self._thread.join()
         self._manager.stop(block=True)
 
+    def _register(self) -> tuple[str, queue.SimpleQueue]:
+        with self._lock:
+            if self._stopped.is_set():
+                raise EngineError("the engine has stopped")
+            self._count += 1
+            name, made = f"request-{self._count}", queue.SimpleQueue()
+            self._waiting[name] = made
+        return name, made
+
     def _deliver(self) -> None:
         while not self._stopped.is_set():
             output = self._manager.get_result(timeout=0.2)
-            if output is not None and output.is_finished():
-                self._waiting.pop(output.request_id).set_result(output)
+            if output is not None:
+                self._hand_over(output)
             elif not self._manager.is_running():
                 break
-        for future in self._waiting.values():
-            future.set_exception(RuntimeError("the engine has stopped"))
+        with self._lock:
+            self._stopped.set()
+            for made in self._waiting.values():
+                made.put(None)
 
-
-class BadRequest(ValueError):
-    """What the client has to change."""
-
-
-def read_request(
-    tokenizer: Any, path: str, body: dict[str, Any]
-) -> tuple[list[int], dict[str, Any]]:
-    """Prompt tokens and engine arguments of an OpenAI request."""
-    if body.get("stream") or body.get("n", 1) != 1:
-        raise BadRequest("stream and n > 1 are not served; send one request per answer")
-    # 0 asks /completions for those of the chosen tokens, and 0 == False
-    wanted = body.get("logprobs")
-    if not (wanted is None or wanted is False) or body.get("top_logprobs"):
-        raise BadRequest("logprobs are not served; leave the field out")
-    if path.endswith("/chat/completions"):
-        if not body.get("messages"):
-            raise BadRequest("messages is missing or empty")
-        ids = tokenizer.apply_chat_template(
-            body["messages"], add_generation_prompt=True, return_dict=True
-        )["input_ids"]
-    else:
-        prompt = body.get("prompt")
-        ids = tokenizer(prompt)["input_ids"] if isinstance(prompt, str) else prompt
-    if not isinstance(ids, list) or not ids or not all(type(i) is int for i in ids):
-        raise BadRequest("prompt must be a text or a list of token numbers with at least one token")
-    temperature, seed = body.get("temperature", 0), body.get("seed", 0)
-    new = body.get("max_tokens", 16)
-    if not isinstance(temperature, (int, float)) or not 0 <= temperature <= 10:
-        raise BadRequest(f"temperature must be between 0 and 10, got {temperature!r}")
-    if type(seed) is not int or not -(2**63) <= seed < 2**63:
-        raise BadRequest(f"seed must be a 64-bit integer, got {seed!r}")
-    if type(new) is not int or not 1 <= new <= 4096:
-        raise BadRequest(f"max_tokens must be between 1 and 4096, got {new!r}")
-    heat = float(temperature) or GREEDY
-    eos = getattr(tokenizer, "eos_token_id", None)
-    request = {"max_new_tokens": new, "seed": seed, "temperature": max(heat, GREEDY)}
-    return ids, request | ({} if eos is None else {"eos_token_id": eos})
+    def _hand_over(self, output: Any) -> None:
+        with self._lock:
+            finished = output.is_finished()
+            # a cancelled request is no longer there
+            made = (self._waiting.pop if finished else self._waiting.get)(output.request_id, None)
+        if made is not None:
+            made.put(output)
 
 
 def make_server(engine: Engine, tokenizer: Any, port: int = 0) -> ThreadingHTTPServer:
@@ -129,47 +130,52 @@ def make_server(engine: Engine, tokenizer: Any, port: int = 0) -> ThreadingHTTPS
             if self.path == "/v1/models":
                 self._send(200, {"object": "list", "data": [{"id": MODEL, "object": "model"}]})
             else:
-                self._error(404, f"no page {self.path}")
+                self._send(404, error_body(f"no page {self.path}"))
 
         def do_POST(self) -> None:
             text = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             if self.path not in ("/v1/completions", "/v1/chat/completions"):
-                self._error(404, f"no page {self.path}")
+                self._send(404, error_body(f"no page {self.path}"))
                 return
             try:
                 body = json.loads(text)
-                if not isinstance(body, dict):
-                    raise BadRequest("the body must be a JSON object")
                 ids, request = read_request(tokenizer, self.path, body)
+                answer = Answer(tokenizer, body, chat=self.path.endswith("/chat/completions"))
+                outputs = engine.outputs(ids, **request)
+                # what fails before the first token has a status of its own
+                first = next(outputs)
             except (BadRequest, json.JSONDecodeError) as error:
-                self._error(400, str(error))
-                return
-            output = engine.submit(ids, **request).result()
-            if output.error:
-                self._error(400, output.error)
-                return
-            self._send(200, self._answer(output))
+                self._send(400, error_body(str(error)))
+            except EngineError as error:
+                self._send(500, error_body(str(error), "server_error"))
+            else:
+                if request["streaming"]:
+                    self._stream(answer, itertools.chain([first], outputs))
+                    # a client that has gone needs no more tokens
+                    outputs.close()
+                else:
+                    self._send(200, answer.whole(first))
 
-        def _answer(self, output: Any) -> dict[str, Any]:
-            tokens = output.generated_tokens
-            text = tokenizer.decode(tokens, skip_special_tokens=True)
-            chat = self.path.endswith("/chat/completions")
-            said = {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-            used = {"prompt_tokens": len(output.prompt_ids), "completion_tokens": len(tokens)}
-            ended = (
-                "stop" if tokens[-1:] == [getattr(tokenizer, "eos_token_id", None)] else "length"
-            )
-            return {
-                "id": output.request_id,
-                "object": "chat.completion" if chat else "text_completion",
-                "created": int(time.time()),
-                "model": MODEL,
-                "choices": [{"index": 0, "finish_reason": ended, **said}],
-                "usage": used | {"total_tokens": sum(used.values())},
-            }
+        def _stream(self, answer: Answer, outputs: Iterator[Any]) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Cache-Control", "no-cache")
+            # the end of the connection is the end of the answer
+            self.send_header("Connection", "close")
+            self.end_headers()
+            try:
+                for event in self._events(answer, outputs):
+                    self.wfile.write(f"data: {event}\n\n".encode())
+            except ConnectionError:
+                self.close_connection = True
 
-        def _error(self, status: int, message: str) -> None:
-            self._send(status, {"error": {"message": message, "type": "invalid_request_error"}})
+        def _events(self, answer: Answer, outputs: Iterator[Any]) -> Iterator[str]:
+            try:
+                for output in outputs:
+                    yield from map(json.dumps, answer.chunks(output))
+            except EngineError as error:
+                yield json.dumps(error_body(str(error), "server_error"))
+            yield "[DONE]"
 
         def _send(self, status: int, body: dict[str, Any]) -> None:
             data = json.dumps(body).encode()
@@ -186,19 +192,19 @@ def make_server(engine: Engine, tokenizer: Any, port: int = 0) -> ThreadingHTTPS
 
 
 def main() -> None:
-    from quickstart import gguf_file, load
+    from examples.quickstart import gguf_file, load
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument(
-        "--backend", choices=("batch_invariant", "inductor"), default="batch_invariant"
-    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument(
+        "--stock", action="store_true", help="torch's own kernels and attention, as a control"
+    )
     args = parser.parse_args()
     file = gguf_file()
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    model = serving.prepare(load(getattr(torch, args.dtype)), backend=args.backend)
-    engine = Engine(model)
+    model = load(getattr(torch, args.dtype))
+    engine = Engine(model if args.stock else serving.prepare(model))
     with make_server(engine, tokenizer, args.port) as server:
         print(f"http://127.0.0.1:{server.server_port}/v1 serves {MODEL}", flush=True)
         try:

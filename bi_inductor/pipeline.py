@@ -32,17 +32,19 @@ def compile_graph(
     _torch.check_version()
     pins = _inductor.pins()
     chosen = make_options(mode, options, pins)
-    device = graph_device(gm, example_inputs)
+    devices = graph_devices(gm, example_inputs)
+    device = devices[0]
     if chosen.tiling == "uniform" and device == "cuda":
         raise OptionError(f'tiling="uniform" is not made for {device}; leave it "auto"')
-    table.load(device)
+    for each in devices:
+        table.load(each)
     _torch.keep_compiling()
     inputs = batch_of_inputs(gm, chosen)
     unite_batch_sizes(gm, inputs)
     with trace.op_diff("open_attention", gm.graph):
         gm = open_attention(gm)
     record = certificates.open_graph(gm, device=device, options=chosen, batch=inputs)
-    plan = PlanPass(chosen.target(device), chosen, inputs, record)
+    plan = PlanPass(chosen.target(device), chosen, inputs, record, mixed=len(devices) > 1)
     compile_planned = table.compiler_of(device)
     if compile_planned is not None:
         _refuse_inductor_settings(chosen, device)
@@ -91,22 +93,24 @@ def _refuse_inductor_settings(options: Options, device: str) -> None:
         )
 
 
-def graph_device(gm: GraphModule, example_inputs: Sequence[Any]) -> str:
-    """The one device type of a graph.
+def graph_devices(gm: GraphModule, example_inputs: Sequence[Any]) -> tuple[str, ...]:
+    """The device types of a graph: one, or a GPU and then the CPU, where models keep tables of positions.
 
     Raises:
-        UnsupportedDeviceError: its tensors live on more than one type of device besides the CPU's scalars.
+        UnsupportedDeviceError: its tensors live on other types of device besides the CPU's scalars.
     """
     found = {e.device.type for e in example_inputs if isinstance(e, torch.Tensor) and e.dim()}
     for node in gm.graph.nodes:
         value = node.meta.get("example_value")
         if isinstance(value, torch.Tensor) and value.dim():
             found.add(value.device.type)
+    if found == {"cuda", "cpu"}:
+        return "cuda", "cpu"
     if len(found) > 1:
         raise UnsupportedDeviceError(
             f"one graph holds tensors on {' and '.join(sorted(found))}; move its inputs to one device"
         )
-    return found.pop() if found else "cpu"
+    return (found.pop() if found else "cpu",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,9 +188,16 @@ class PlanPass(_torch.CustomGraphPass):
     """
 
     def __init__(
-        self, device: str, options: Options, inputs: InputBatch, record: certificates.GraphRecord
+        self,
+        device: str,
+        options: Options,
+        inputs: InputBatch,
+        record: certificates.GraphRecord,
+        *,
+        mixed: bool = False,
     ) -> None:
         self.device, self.options, self.inputs, self.record = device, options, inputs, record
+        self.mixed = mixed
 
     def __call__(self, graph: Graph) -> None:
         """Rewrite ``graph`` in place.
@@ -202,6 +213,7 @@ class PlanPass(_torch.CustomGraphPass):
             batch=self.inputs.spec(graph),
             backward=_torch.is_backward,
             on_variant=self.options.on_variant,
+            mixed=self.mixed,
         )
         self.record.add(planned)
         trace.show_plan(planned)
@@ -211,4 +223,11 @@ class PlanPass(_torch.CustomGraphPass):
 
     def uuid(self) -> Any:
         """What shapes the generated code and is no Inductor setting."""
-        return ("bi_inductor", sources_digest(), repr(self.options), repr(self.inputs), self.device)
+        return (
+            "bi_inductor",
+            sources_digest(),
+            repr(self.options),
+            repr(self.inputs),
+            self.device,
+            self.mixed,
+        )

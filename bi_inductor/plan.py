@@ -86,6 +86,7 @@ def make_plan(
     backward: Callable[[Node], bool],
     on_variant: OnVariant = "error",
     training: bool | None = None,
+    mixed: bool = False,
 ) -> Planned:
     """Give every node of an ATen graph its verdict and its plan.
 
@@ -96,6 +97,7 @@ def make_plan(
         backward: whether a node was traced by the backward: its sums over the batch are gradients.
         on_variant: "error" raises at the first op that mixes samples or is unknown, "warn" records it.
         training: whether random numbers and a loss over the batch are expected; default: any backward node.
+        mixed: nodes whose tensors are on the CPU get the plans of the CPU.
 
     Raises:
         VariantOpError: an op mixes samples.
@@ -105,7 +107,7 @@ def make_plan(
     """
     if training is None:
         training = any(backward(node) for node in gm.graph.nodes if node.op == "call_function")
-    planner = _Planner(gm, device, batch, backward, on_variant, training)
+    planner = _Planner(gm, device, batch, backward, on_variant, training, mixed)
     return planner.run()
 
 
@@ -118,8 +120,9 @@ class _Planner:
         backward: Callable[[Node], bool],
         on_variant: OnVariant,
         training: bool,
+        mixed: bool,
     ) -> None:
-        self.gm, self.device, self.batch = gm, device, batch
+        self.gm, self.device, self.batch, self.mixed = gm, device, batch, mixed
         self.backward, self.on_variant, self.training = backward, on_variant, training
         self.flow = Flow(batch.symbols(gm.graph))
         self.steps: dict[Node, Step] = {}
@@ -266,7 +269,7 @@ class _Planner:
             found.template,
             found.reduced,
             found.dtype,
-            self.device,
+            "cpu" if self.mixed and _on_cpu(node) else self.device,
             # integers and bools are exact in any order and over any extent
             symbols=frozenset()
             if batch_sum or not found.dtype.is_floating_point
@@ -307,6 +310,12 @@ def _leaving_problem(value: Value) -> tuple[str, str, object] | None:
     if isinstance(value.fact, WHOLE_BATCH) and not str(getattr(value.fact, "position", "")):
         return ("counts over the whole batch", "keep the counts inside the model", made_by)
     return None
+
+
+def _on_cpu(node: Node) -> bool:
+    made = node.meta.get("val")
+    first = made[0] if isinstance(made, (tuple, list)) else made
+    return isinstance(first, torch.Tensor) and first.device.type == "cpu"
 
 
 def _counts(result: Result) -> bool:

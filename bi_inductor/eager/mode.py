@@ -11,7 +11,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bi_inductor import _torch
-from bi_inductor.eager import compiled
+from bi_inductor.eager import attention, compiled
 from bi_inductor.eager.routes import route_of
 from bi_inductor.errors import OptionError
 from bi_inductor.options import OnVariant
@@ -77,6 +77,7 @@ def _switch(on_variant: OnVariant | None) -> OnVariant | None:
     if on_variant is not None and interceptor.on_variant is None:
         compiled.refuse_inside(on_variant)
         compiled.watch(is_batch_invariant_mode_enabled)
+        attention.watch(is_batch_invariant_mode_enabled)
     previous, interceptor.on_variant = interceptor.on_variant, on_variant
     if on_variant is not None and not thread.installed:
         interceptor.__enter__()  # type: ignore[no-untyped-call]
@@ -99,8 +100,6 @@ class batch_invariant_mode(contextlib.ContextDecorator):
     ``out=``, in-place ops and the backward of what runs inside are covered. As a decorator it wraps each call.
     Code compiled by another backend of ``torch.compile`` runs eagerly inside, with a warning; kernels that neither
     the dispatcher nor ``torch.compile`` sees (AOTInductor packages, a Triton kernel called directly) are not covered.
-    Where torch has no fused attention (float32 with ``enable_gqa`` on CUDA), its composite formula arrives here as
-    products and a softmax: as invariant, but not with the bits of the compiled model's attention.
 
     Args:
         enabled: False switches the mode off inside the block.

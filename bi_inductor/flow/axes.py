@@ -72,10 +72,9 @@ class Coupled(Exception):
 
 
 def extent_of(size: Any) -> Extent:
-    """Return the int or sympy expression of a size."""
+    """Return the int or the expanded sympy expression of a size, as ``total`` does: equal sizes compare equal."""
     if isinstance(size, torch.SymInt):
-        expr = size.node.expr
-        return int(expr) if expr.is_Integer else expr
+        return _expanded(size.node.expr)
     return int(size)
 
 
@@ -100,7 +99,12 @@ def quotient(numerator: Extent, denominator: Extent) -> Extent | None:
 def total(dim: Iterable[Axis]) -> Extent:
     """Return the product of the extents."""
     product = reduce(lambda a, b: a * b, (axis.extent for axis in dim), 1)
-    return product if isinstance(product, int) else sympy.expand(product)
+    return product if isinstance(product, int) else _expanded(product)
+
+
+@lru_cache(maxsize=4096)
+def _expanded(expr: sympy.Expr) -> Extent:
+    return int(expr) if expr.is_Integer else sympy.expand(expr)
 
 
 def carries(dim: Dim) -> bool:

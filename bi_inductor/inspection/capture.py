@@ -23,7 +23,7 @@ from bi_inductor.batch import BatchSpec, infer_batch_spec, is_tangent
 from bi_inductor.decompositions import decomposition_table
 from bi_inductor.errors import BatchInvariantError, InspectionError
 from bi_inductor.options import Options, make_options
-from bi_inductor.pipeline import InputBatch, batch_of_inputs, graph_device, unite_batch_sizes
+from bi_inductor.pipeline import InputBatch, batch_of_inputs, graph_devices, unite_batch_sizes
 from bi_inductor.plan import Planned, make_plan
 from bi_inductor.rewrite import rewrite
 
@@ -128,7 +128,7 @@ class _Backend:
         self.options, self.generate = options, generate
 
     def __call__(self, gm: GraphModule, example_inputs: Sequence[Any]) -> Callable[..., Any]:
-        traced_on = graph_device(gm, example_inputs)
+        traced_on = graph_devices(gm, example_inputs)
         inputs = batch_of_inputs(gm, self.options)
         unite_batch_sizes(gm, inputs)
         run = copy.copy(gm)
@@ -160,10 +160,14 @@ class _PlanOnly(_torch.CustomGraphPass):
     """The plan pass of ``pipeline.py``, collecting every problem instead of raising at the first."""
 
     def __init__(
-        self, backend: _Backend, inputs: InputBatch, traced_on: str, graph_break: str | None
+        self,
+        backend: _Backend,
+        inputs: InputBatch,
+        traced_on: tuple[str, ...],
+        graph_break: str | None,
     ) -> None:
         self.backend, self.inputs = backend, inputs
-        self.traced_on, self.graph_break = traced_on, graph_break
+        self.traced_on, self.mixed, self.graph_break = traced_on[0], len(traced_on) > 1, graph_break
 
     def __call__(self, graph: Graph) -> None:
         gm = graph.owning_module
@@ -175,7 +179,12 @@ class _PlanOnly(_torch.CustomGraphPass):
         devices = self.backend.devices or (self.traced_on,)
         for device in devices:
             planned = make_plan(
-                gm, device=device, batch=batch, backward=_torch.is_backward, on_variant="warn"
+                gm,
+                device=device,
+                batch=batch,
+                backward=_torch.is_backward,
+                on_variant="warn",
+                mixed=self.mixed,
             )
             captured = CapturedGraph(
                 gm=gm,

@@ -9,9 +9,12 @@ from code_generation import generate, kernels, library_calls
 from torch import nn
 from torch.nn import functional
 
+from bi_inductor import templates
 from bi_inductor.backend import batch_invariant
 from bi_inductor.errors import LoweringError
+from bi_inductor.templates import PlanKey
 from lowerings import _inductor
+from lowerings.table import plans_of
 
 BATCHES = (1, 2, 3, 16, 17, 64, 1024, 4096)
 
@@ -87,3 +90,18 @@ def test_an_unknown_dtype_names_device_op_and_remedy() -> None:
 def test_adding_by_atomics_is_refused() -> None:
     with pytest.raises(LoweringError, match="atomics"):
         _inductor.audit("tl.atomic_add(ptr, x)")
+
+
+def test_tables_that_a_model_keeps_on_the_cpu_get_the_plans_of_the_cpu() -> None:
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        places = torch.arange(64.0, device="cpu")
+        table = torch.outer(places, places).softmax(-1)
+        return x @ table.to(x.device, x.dtype)
+
+    code = generate(fn, _inputs(3), backend=batch_invariant)
+    assert set(library_calls(code)) == {"bi_inductor.mm.default"}
+    softmax = re.search(r"bi_kernels\.softmax\(.*\)", code)
+    key = {"template": templates.Softmax, "reduced": (64,), "dtype": torch.float32}
+    lanes = {d: plans_of(d).plan_for(PlanKey(device=d, **key)).lanes for d in ("cpu", "cuda")}
+    assert softmax and f"lanes={lanes['cpu']}" in softmax.group()
+    assert lanes["cpu"] != lanes["cuda"]

@@ -97,7 +97,7 @@ def generated(
     with (
         config.patch({"fx_graph_cache": False, "compile_threads": 1}),
         torch._functorch.config.patch(enable_autograd_cache=False),
-        mock.patch.object(pipeline, "graph_device", return_value="mps"),
+        mock.patch.object(pipeline, "graph_devices", return_value=("mps",)),
         mock.patch.object(_inductor, "compile_fx_inner", inner(_inductor.compile_fx_inner)),
         mock.patch.object(GraphLowering, "_compile_to_module", stop),
         fake_mps(),

@@ -37,7 +37,7 @@ def neuron_ops(kernels):
 @pytest.fixture
 def as_on_a_neuron_core(neuron_ops, monkeypatch):
     """CPU tensors stand in for those of a NeuronCore, the emulator for nki, aot_eager for the vendor's backend."""
-    monkeypatch.setattr(pipeline, "graph_device", lambda gm, example_inputs: "neuron")
+    monkeypatch.setattr(pipeline, "graph_devices", lambda gm, example_inputs: ("neuron",))
     monkeypatch.setattr(table, "load", lambda device: None)
     monkeypatch.setattr(graph, "_kind_of", lambda example_inputs: "native")
     monkeypatch.setattr(graph, "load", lambda: None)

@@ -14,6 +14,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 
 from bi_inductor import _torch, rules
 from bi_inductor.attention import UNPLANNED
+from bi_inductor.attention import attention as sdpa
 from bi_inductor.decompositions import decomposition_table
 from bi_inductor.eager import attention, exact, mutation, pointwise, recipes
 from bi_inductor.eager.origin import user_frame
@@ -135,7 +136,7 @@ def _attention(mode: Mode, func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
     if not attention.takes(*args, **kwargs):
         return _composite(mode, func, args, kwargs)
     with mode:
-        return attention.attention(*args, **kwargs)
+        return sdpa(*args, **kwargs)
 
 
 def _composite(mode: Mode, func: OpOverload, args: Args, kwargs: Kwargs) -> Any:

@@ -33,6 +33,14 @@ class Architecture:
     refused: str = ""
 
     @property
+    def any_size(self) -> bool:
+        """Whether it is provable with every size symbolic.
+
+        Swin counts its windows, and from them its samples, by dividing symbolic image sizes; its batch alone may be.
+        """
+        return not self.name.startswith("swin")
+
+    @property
     def is_causal(self) -> bool:
         """Whether the first tokens of a sequence know nothing of the later ones."""
         return self.inputs == "tokens"

@@ -163,6 +163,7 @@ def compile_pinned(graph: Any, example_inputs: Any, **kwargs: Any) -> Any:
 #: ATen kernels that generated code may call: they move data, sort, or count, and read one sample at a time.
 ALLOWED_EXTERN = frozenset(
     [
+        "index",  # a table on a GPU by ids on the CPU
         "sort",
         "topk",
         "index_put_",

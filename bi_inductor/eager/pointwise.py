@@ -61,6 +61,8 @@ class _Layout:
         wide = [t for t in tensors if t.dim()] or tensors
         first = wide[0]
         self.keep_zero_dim = any(t.dim() for t in tensors)
+        # a 0-dim tensor of the CPU may meet any device
+        self.device = next((t.device for t in tensors if t.device.type != "cpu"), first.device)
         self.shape = first.shape
         alike = all(t.shape == first.shape and t.stride() == first.stride() for t in wide)
         self.strides = first.stride() if alike and _is_dense(first) else None
@@ -72,6 +74,8 @@ class _Layout:
         return bool(x.dim()) or not self.keep_zero_dim
 
     def flat(self, x: Tensor) -> Tensor:
+        if x.dim() == 0:
+            x = x.to(self.device)
         if not self.is_vector(x):
             return x.detach()
         if self.strides is None:
@@ -125,7 +129,7 @@ def _kernel(
     func: OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any], layout: _Layout
 ) -> Callable[..., Any]:
     def described(x: Any) -> Any:
-        return _Operand(x.dtype, layout.is_vector(x), x.device.type)
+        return _Operand(x.dtype, layout.is_vector(x), layout.device.type)
 
     template = pytree.tree_map_only(Tensor, described, (args, dict(kwargs)))
     key = (func, signature(template))

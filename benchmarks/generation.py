@@ -1,10 +1,11 @@
 """Tokens per second of generate and of continuous batching on SmolLM2, ours against stock; the cost of padding.
 
     python -m benchmarks.generation [--device cpu|cuda] [--dtype float32|bfloat16] [--threads N]
-                                    [--only generate|completions] [--completions N] [--stock-completions N]
+                                    [--only generate|completions] [--completions N] [--stock-completions N] [--random]
 
 The repeated block is compiled, as in examples/quickstart.py. ``--completions N`` asks one question N times among N
-other requests, and counts the different answers; with ``--stock-completions`` the control runs fewer.
+other requests, and counts the different answers; with ``--stock-completions`` the control runs fewer. ``--random``
+needs no model on the disk: the same sizes with random weights.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import time
 import warnings
 
 import torch
-from transformers import ContinuousBatchingConfig, GenerationConfig
+from transformers import ContinuousBatchingConfig, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from benchmarks.timing import interleaved, markdown
 from bi_inductor import serving
@@ -24,6 +25,15 @@ from examples import quickstart
 
 BACKENDS = {"stock": "inductor", "ours": "batch_invariant"}
 PROMPT, NEW, VOCAB = 64, 16, 49152
+
+
+def random_model(dtype):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB, hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
+        num_key_value_heads=3, max_position_embeddings=8192, tie_word_embeddings=True, attn_implementation="sdpa",
+    )  # fmt: skip
+    return LlamaForCausalLM(config).to(dtype).eval()
 
 
 def prompt(length, seed):
@@ -48,7 +58,10 @@ def model_for(loaded, prepare, backend):
 def generated(model, ids, mask):
     cache = quickstart.new_cache(model, len(ids))
     with torch.inference_mode():
-        return generate(model, ids, mask, past_key_values=cache, max_new_tokens=NEW)
+        made = generate(model, ids, mask, past_key_values=cache, max_new_tokens=NEW)
+    if ids.is_cuda:
+        torch.cuda.synchronize()
+    return made
 
 
 def generate_table(loaded):
@@ -169,12 +182,15 @@ def main() -> None:
     parser.add_argument("--completions", type=int, default=64)
     parser.add_argument("--stock-completions", type=int, help="default: as many as ours")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--random", action="store_true", help="SmolLM2's sizes, random weights")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore")
-    loaded = quickstart.load(getattr(torch, args.dtype)).to(args.device)
+    load = random_model if args.random else quickstart.load
+    loaded = load(getattr(torch, args.dtype)).to(args.device)
+    weights = "random weights" if args.random else "SmolLM2"
     print(
-        f"{args.device}, {args.dtype}, {args.threads} threads, prompt {PROMPT}, {NEW} new tokens\n"
+        f"{args.device}, {args.dtype}, {args.threads} threads, {weights}, prompt {PROMPT}, {NEW} new tokens\n"
     )
     if args.only != "completions":
         generate_table(loaded)

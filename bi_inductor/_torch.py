@@ -5,6 +5,7 @@ Where releases differ, the feature is asked for, not the version.
 
 import contextlib
 import os
+import re
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -288,6 +289,16 @@ def root_cause(error: BaseException) -> BaseException:
             return error
         seen.add(id(inner))
         error = inner
+
+
+def first_sentence(error: BaseException) -> str:
+    """Return the first line of an error's message that says something."""
+    # Dynamo quotes what an op said of its fake inputs far below its own headline
+    quoted = re.search(r"got \w+\((['\"])(.*?)\1\)", str(error))
+    if quoted:
+        return quoted.group(2)
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 @contextlib.contextmanager

@@ -293,8 +293,8 @@ def _said(error: Exception) -> int:
     if ours is not None:
         text = str(ours)
     else:
-        lines = [line for line in str(cause).splitlines() if line.strip()] or ["no message"]
-        text = f"{type(cause).__name__}: {lines[0]} (the traceback: --debug)"
+        said = _torch.first_sentence(cause)
+        text = f"{type(cause).__name__}: {said} (the traceback: --debug)"
     _err.print(f"bi-inductor: error: {text}", markup=False, soft_wrap=True)
     return VARIANT if isinstance(ours, VariantOpError) else USAGE
 

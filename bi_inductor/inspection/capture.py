@@ -8,7 +8,6 @@ import contextlib
 import copy
 import functools
 import inspect
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -342,14 +341,6 @@ def _explain_failure(error: Exception, found: Capture) -> None:
             f"the code reads the value of a tensor{where}, and there are only shapes here"
         )
         return
-    raise InspectionError(f"the model does not trace{where}: {first_sentence(cause)}") from error
-
-
-def first_sentence(error: BaseException) -> str:
-    """Return the first line of an error's message that says something."""
-    # Dynamo quotes what an op said of its fake inputs far below its own headline
-    quoted = re.search(r"got \w+\((['\"])(.*?)\1\)", str(error))
-    if quoted:
-        return quoted.group(2)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    raise InspectionError(
+        f"the model does not trace{where}: {_torch.first_sentence(cause)}"
+    ) from error

@@ -182,8 +182,7 @@ def _static(bench: Bench, sizes: Sequence[int]) -> tuple[dict[str, Any], str]:
 def _measure(bench: Bench, sizes: Sequence[int]) -> Iterator[Check]:
     yield certify_axes.batch_sizes(bench, sizes)
     yield from certify_axes.neighbours(bench, min(max(sizes), 5))
-    yield certify_tokens.query_length(bench)
-    yield from certify_tokens.padding(bench)
+    yield from certify_tokens.sequences(bench)
     yield from certify_axes.execution(bench, min(max(sizes), 5))
 
 

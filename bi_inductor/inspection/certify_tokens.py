@@ -18,10 +18,24 @@ from bi_inductor.inspection.diff_samples import Call, Outputs, outputs_of
 PADDINGS = ((1, 0), (5, 0), (0, 1), (0, 6), (3, 2))
 
 
-def query_length(bench: Bench) -> Check:
-    """Axis 3: a decoder with a cache in chunks and token by token; any causal model by its prefixes."""
+def sequences(bench: Bench) -> Iterator[Check]:
+    """Axis 3, query length; axis 4, padding and two capacities of a static cache."""
     bench.tell("query length")
-    if (reason := _no_cache(bench)) is None:
+    reason = _no_cache(bench) or _not_causal(bench)
+    yield _query_length(bench, reason)
+    bench.tell("padding")
+    yield _padding(bench)
+    name = "capacity of a static cache"
+    if reason is not None:
+        yield not_applicable(4, name, reason)
+        return
+    bench.tell(name)
+    yield check(4, name, lambda: _capacity(bench))
+
+
+def _query_length(bench: Bench, reason: str | None) -> Check:
+    """A decoder with a cache in chunks and token by token; any causal model by its prefixes."""
+    if reason is None:
         return check(3, "prefill, chunks, one token at a time", lambda: _chunks(bench))
     name = "prefixes of a sequence"
     length = _length(bench)
@@ -43,18 +57,6 @@ def query_length(bench: Bench) -> Check:
         name,
         lambda: (_cut(whole, bench.run(_prefix(bench, length, k)), length, k) for k in cuts),
     )
-
-
-def padding(bench: Bench) -> Iterator[Check]:
-    """Axis 4: tokens of padding on both sides, and two capacities of a static cache."""
-    bench.tell("padding")
-    yield _padding(bench)
-    name = "capacity of a static cache"
-    if (reason := _no_cache(bench)) is not None:
-        yield not_applicable(4, name, reason)
-        return
-    bench.tell(name)
-    yield check(4, name, lambda: _capacity(bench))
 
 
 def _padding(bench: Bench) -> Check:
@@ -92,12 +94,11 @@ def _chunks(bench: Bench) -> Iterator[str | None]:
 
     ids, config = _ids(bench), bench.model.config  # type: ignore[attr-defined]
     length = ids.shape[1]
-    fn = bench.compile(dynamic=True)
+    fn = bench.compile(dynamic=True, anew=False)
     whole = in_pieces(fn, bench.model, ids, (), DynamicCache(config=config))
     for cuts in ((length // 2,), tuple(range(max(length - 3, 1), length))):
         part = in_pieces(fn, bench.model, ids, cuts, DynamicCache(config=config))
         yield _tell(whole, part, f"cut at {cuts}")
-    bench.compiled = bench.compile(dynamic=None)
 
 
 def _capacity(bench: Bench) -> Iterator[str | None]:
@@ -105,7 +106,7 @@ def _capacity(bench: Bench) -> Iterator[str | None]:
 
     ids, config = _ids(bench), bench.model.config  # type: ignore[attr-defined]
     length = ids.shape[1]
-    fn = bench.compile(dynamic=None)
+    fn = bench.compile(dynamic=True, anew=False)
     small, large = (
         in_pieces(
             fn, bench.model, ids, (length - 1,), StaticCache(config=config, max_cache_len=capacity)
@@ -113,7 +114,6 @@ def _capacity(bench: Bench) -> Iterator[str | None]:
         for capacity in (length + 1, length + 21)
     )
     yield _tell(small, large, f"capacities {length + 1} and {length + 21}")
-    bench.compiled = bench.compile(dynamic=None)
 
 
 def _no_cache(bench: Bench) -> str | None:
@@ -131,6 +131,26 @@ def _no_cache(bench: Bench) -> str | None:
     if "input_ids" not in bench.samples.names or _ids(bench).shape[1] < 2:
         return "no sequence of input_ids is given"
     return None
+
+
+def _not_causal(bench: Bench) -> str | None:
+    """An encoder may take a cache as well: stock torch's own chunks tell whether that decodes."""
+    from transformers import DynamicCache
+
+    ids, config = _ids(bench), bench.model.config  # type: ignore[attr-defined]
+    try:
+        whole, part = (
+            in_pieces(bench.model, bench.model, ids, cuts, DynamicCache(config=config))
+            for cuts in ((), (ids.shape[1] // 2,))
+        )
+    except Exception as error:
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        return f"stock eager torch does not run with a cache: {said[0]}"
+    # a decoder's chunks differ by rounding only; an untrained encoder's differ by little more
+    rounding = 1024 * torch.finfo(whole.dtype).eps
+    if whole.shape == part.shape and torch.allclose(whole, part, rtol=rounding, atol=rounding):
+        return None
+    return "in chunks stock eager torch gives other results too"
 
 
 def _ids(bench: Bench) -> Tensor:

@@ -139,8 +139,8 @@ def outputs_of(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
         raise
     except Exception as error:
         cause = getattr(error, "inner_exception", None) or error
-        text = next((s.strip() for s in str(cause).splitlines() if s.strip()), type(cause).__name__)
-        raise InspectionError(f"the model does not run on these inputs: {text}") from error
+        said = _torch.first_sentence(cause)
+        raise InspectionError(f"the model does not run on these inputs: {said}") from error
 
 
 def rows_of(batch_size: int) -> tuple[int, ...]:

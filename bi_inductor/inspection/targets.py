@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -165,6 +166,8 @@ def _example(model: Any, config: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         % config.get_text_config().vocab_size
     )
     given: dict[str, Any] = {main: ids}
+    if "attention_mask" in inspect.signature(model.forward).parameters:
+        given["attention_mask"] = torch.ones_like(ids)
     if getattr(config, "is_encoder_decoder", False):
         given["decoder_input_ids"] = ids[:, :4]
     if getattr(config, "use_cache", None) is not None:
@@ -182,6 +185,7 @@ def _moved(target: Target, dtype: torch.dtype | None, device: str | None) -> Tar
         wanted = dtype if dtype is not None and x.is_floating_point() else None
         return x.to(device=device, dtype=wanted)
 
+    _check_device(device)
     if isinstance(target.model, torch.nn.Module):
         target.model.to(device=device, dtype=dtype)
     return Target(
@@ -190,3 +194,16 @@ def _moved(target: Target, dtype: torch.dtype | None, device: str | None) -> Tar
         args=pytree.tree_map(move, target.args),
         kwargs=pytree.tree_map(move, target.kwargs),
     )
+
+
+def _check_device(device: str | None) -> None:
+    try:
+        torch.empty(0, device=device)
+    except Exception as error:
+        here = "cpu"
+        if torch.accelerator.is_available():
+            here += f" and {torch.accelerator.current_accelerator()}"
+        raise InspectionError(
+            f"there is no device {device!r} here to run the model on, only {here}; "
+            "`bi-inductor explain` plans for devices that are not present"
+        ) from error

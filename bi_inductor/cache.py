@@ -1,6 +1,7 @@
 """Where this package keeps files between processes, and the digest that its keys carry."""
 
 import contextlib
+import errno
 import functools
 import hashlib
 import importlib
@@ -8,7 +9,10 @@ import logging
 import os
 import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+from bi_inductor.errors import CacheFolderError
 
 log = logging.getLogger("bi_inductor")
 
@@ -19,6 +23,33 @@ def cache_dir() -> Path:
     if base:
         return Path(base) / "bi_inductor"
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bi_inductor"
+
+
+#: a folder without permission, room or a place: what another folder would cure
+_NOT_WRITABLE = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR}
+)
+
+
+@contextlib.contextmanager
+def writable() -> Iterator[None]:
+    """Name the cache folder where compiling fails because it cannot be written.
+
+    Raises:
+        CacheFolderError: it cannot.
+    """
+    from bi_inductor import _torch
+
+    try:
+        yield
+    except Exception as error:
+        cause = _torch.root_cause(error)
+        if not isinstance(cause, OSError) or cause.errno not in _NOT_WRITABLE:
+            raise
+        raise CacheFolderError(
+            f"compiled code cannot be written: {cause}. The cache is in {_torch.inductor_cache_dir()} and "
+            f"{cache_dir()}; set TORCHINDUCTOR_CACHE_DIR to a folder that this process may write, with some room"
+        ) from error
 
 
 @functools.cache

@@ -63,6 +63,10 @@ class CompilerMissingError(BatchInvariantError):
     """No C++ compiler that can build the kernels of the CPU."""
 
 
+class CacheFolderError(BatchInvariantError):
+    """The folder for compiled code cannot be written, or has no room."""
+
+
 class UnsupportedTorchError(BatchInvariantError):
     """A torch release outside the supported range, or without a hook that is needed."""
 

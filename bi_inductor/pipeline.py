@@ -11,7 +11,7 @@ from torch.fx import Graph, GraphModule
 from bi_inductor import _torch, certificates, trace
 from bi_inductor.attention import open_attention
 from bi_inductor.batch import BatchSpec, infer_batch_spec, is_tangent, names_input
-from bi_inductor.cache import clean_once, remove_unfinished_libraries, sources_digest
+from bi_inductor.cache import clean_once, remove_unfinished_libraries, sources_digest, writable
 from bi_inductor.decompositions import decomposition_table
 from bi_inductor.errors import OptionError, UnsupportedDeviceError
 from bi_inductor.options import Options, make_options
@@ -36,8 +36,9 @@ def compile_graph(
     device = devices[0]
     if chosen.tiling == "uniform" and device == "cuda":
         raise OptionError(f'tiling="uniform" is not made for {device}; leave it "auto"')
-    for each in devices:
-        table.load(each)
+    with writable():
+        for each in devices:
+            table.load(each)
     _torch.keep_compiling()
     inputs = batch_of_inputs(gm, chosen)
     unite_batch_sizes(gm, inputs)
@@ -69,7 +70,8 @@ def compile_graph(
         )
         return made
 
-    made = _on_clean_cache(compiled)
+    with writable():
+        made = _on_clean_cache(compiled)
     record.close()
     return made
 

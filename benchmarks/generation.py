@@ -115,11 +115,14 @@ def completions(loaded, counts):
         prepare = serving.prepare if name == "ours" else _stock
         model = model_for(loaded, prepare, backend)
         question, requests = traffic(counts[name])
-        run = engine_settings()
+        # stock keeps the CUDA graphs that the engine chooses for it
+        run = engine_settings(use_cuda_graph=False if name == "ours" else None)
         model.generate_batch(requests[:64], **run)
         began = time.perf_counter()
         outputs = model.generate_batch(requests, **run).values()
         spent = time.perf_counter() - began
+        if failed := [o for o in outputs if o.error or len(o.generated_tokens) != NEW]:
+            raise SystemExit(f"{name}: {len(failed)} requests failed: {failed[0].error}")
         answers = [o for o in outputs if o.prompt_ids == question]
         rows.append(
             (
@@ -153,7 +156,7 @@ def traffic(count):
     return question, requests
 
 
-def engine_settings():
+def engine_settings(**config):
     return {
         "generation_config": GenerationConfig(max_new_tokens=NEW, do_sample=False, eos_token_id=-1),
         "continuous_batching_config": ContinuousBatchingConfig(
@@ -164,6 +167,7 @@ def engine_settings():
             return_logprobs=True,
             use_async_batching=False,
             auto_switch_to_flash=False,
+            **config,
         ),
         "warmup": False,
     }

@@ -108,8 +108,14 @@ def paged_attention(
         ``[1, tokens, H, D]`` and None; padding tokens behind the last request get 0.
 
     Raises:
-        ValueError: there is no paged cache, or a mask, dropout or softcap is asked for.
+        ValueError: there is no paged cache, or a mask, dropout or softcap is asked for, or the engine captures
+            CUDA graphs: the borders of the requests, which change with every step, would stay in them.
     """
+    if query.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise ValueError(
+            f"attention {ATTENTION!r} reads the borders of the requests at every step, which a CUDA graph cannot: "
+            "use ContinuousBatchingConfig(use_cuda_graph=False)"
+        )
     engine = {**getattr(_STEP, "engine", {}), **kwargs}
     cache = engine.pop("cache", None)
     if cache is None:

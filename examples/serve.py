@@ -43,6 +43,7 @@ class Engine:
     def __init__(self, model: PreTrainedModel, **config: Any) -> None:
         settings = {"page_size": 64, "num_blocks": 512, "max_batch_tokens": 512}
         settings |= {"max_requests_per_batch": 32, "use_async_batching": False}
+        settings |= {"use_cuda_graph": False}
         self._manager = model.init_continuous_batching(
             generation_config=GenerationConfig(do_sample=False, eos_token_id=-1),
             continuous_batching_config=ContinuousBatchingConfig(

@@ -5,6 +5,7 @@ which takes longer. ``length`` fits causal models: the first ``q`` tokens alone 
 others. ``cache`` and ``padding`` fit decoders and are in ``decoding.py``.
 """
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -153,6 +154,8 @@ def _around(x: Tensor, row: int, fill: float | None, subject: Subject) -> Tensor
     elif fill is None:
         made = torch.randn(x.shape, generator=subject.generator).to(x)
     else:
-        made = torch.full_like(x, fill)
+        # float16 ends at 65504
+        most = torch.finfo(x.dtype).max
+        made = torch.full_like(x, min(fill, most) if math.isfinite(fill) else fill)
     made[row] = x[row]
     return made

@@ -7,13 +7,14 @@ movement; this file takes from it each decision that could let bits follow a sha
 import contextlib
 import dataclasses
 import functools
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch._inductor import config as _config
-from torch._inductor import ir
+from torch._inductor import ir, lowering
 from torch._inductor.choices import InductorChoices
 from torch._inductor.codegen import common as _common
 from torch._inductor.codegen.cpp import (
@@ -30,7 +31,7 @@ from torch._inductor.codegen.cpp_utils import cexpr
 from torch._inductor.codegen.mps import MetalScheduling
 from torch._inductor.compile_fx import compile_fx_inner
 from torch._inductor.fx_passes import joint_graph
-from torch._inductor.virtualized import V
+from torch._inductor.virtualized import V, ops
 
 from bi_inductor.errors import LoweringError
 from bi_inductor.ops import SCHEMAS
@@ -86,6 +87,9 @@ def pins() -> dict[str, Any]:
     return {name: value for name, value in _WANTED_PINS.items() if name in known}
 
 
+_HALVES = (torch.bfloat16, torch.float16)
+
+
 def _keep_roundings() -> None:
     """Before 2.13 a joint pass drops the rounding of a cast to a half type and back; now it heeds the pin."""
     if hasattr(joint_graph, "_is_lossless_fp_widening_cast"):
@@ -96,7 +100,31 @@ def _keep_roundings() -> None:
                 entry.extra_check = lambda match: not _config.emulate_precision_casts
 
 
+def _round_casts() -> None:
+    """Before 2.13 a cast to a half type that is fused on a GPU keeps float32: bits would follow the fusion."""
+    if "use_compute_types" in inspect.signature(lowering.to_dtype).parameters:
+        return
+    convert = torch.ops.prims.convert_element_type.default
+    stock = lowering.lowerings[convert]
+
+    def cast(x: Any, dtype: torch.dtype) -> Any:
+        source = x.get_dtype()
+        if dtype not in _HALVES or source == dtype or not source.is_floating_point:
+            return stock(x, dtype)
+        if not _config.emulate_precision_casts:
+            return stock(x, dtype)
+
+        def rounded(value: Any) -> Any:
+            half = ops.to_dtype(value, dtype, src_dtype=source, use_compute_types=False)
+            return ops.to_dtype(half, dtype)
+
+        return lowering.make_pointwise(rounded, override_return_dtype=dtype)(x)
+
+    lowering.lowerings[convert] = cast
+
+
 _keep_roundings()
+_round_casts()
 
 
 class PinnedChoices(InductorChoices):

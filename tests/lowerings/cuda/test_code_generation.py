@@ -106,3 +106,15 @@ def test_tables_that_a_model_keeps_on_the_cpu_get_the_plans_of_the_cpu() -> None
     assert softmax
     assert f"lanes={lanes['cpu']}" in softmax.group()
     assert lanes["cpu"] != lanes["cuda"]
+
+
+def test_a_half_result_is_rounded_before_what_is_fused_behind_it() -> None:
+    """torch 2.11 and 2.12 kept float32 behind a group norm: eager code, and a graph cut there, had other bits."""
+
+    def fn(x: torch.Tensor) -> torch.Tensor:
+        return functional.gelu(functional.group_norm(x, 5))
+
+    (source,) = (
+        k for k in kernels(generate(fn, _inputs(3), backend=batch_invariant)).values() if "erf" in k
+    )
+    assert ".to(tl.bfloat16)" in source[: source.index("erf")]

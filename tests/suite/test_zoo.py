@@ -12,6 +12,8 @@ from tests.zoo.case import build, tokens
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 #: every axis that fits a model which is called with one batch of samples
 AXES = ("batch", "position", "neighbours", "execution", "eager")
+#: models whose own code for a dtype couples the samples: T5 clamps all of them if one holds an infinity
+REFUSED_IN = {("t5", torch.float16): r"aten\.any\.default.* reduces over the batch"}
 
 
 @pytest.mark.parametrize("name", ZOO)
@@ -96,6 +98,15 @@ def _long(n):
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 @pytest.mark.parametrize("name", ZOO)
 def test_every_axis(name, dtype, batch_invariant):
+    if (name, dtype) in REFUSED_IN:
+        with pytest.raises(VariantOpError, match=REFUSED_IN[name, dtype]):
+            _every_axis(name, dtype, batch_invariant)
+        return
+    _every_axis(name, dtype, batch_invariant)
+    templates_ran()
+
+
+def _every_axis(name, dtype, batch_invariant):
     case, any_size = build(ZOO[name]), ZOO[name].any_size
     # the axis execution makes every size symbolic
     axes = AXES if any_size else tuple(axis for axis in AXES if axis != "execution")
@@ -103,7 +114,6 @@ def test_every_axis(name, dtype, batch_invariant):
         case, case.inputs, axes=axes, batch_sizes=(1, 2, 3, 5, 8, 17, 33, 64),
         dynamic=True if any_size else None, seed=1, dtypes=(dtype,),
     )  # fmt: skip
-    templates_ran()
 
 
 @pytest.mark.thorough

@@ -230,3 +230,13 @@ def test_the_error_names_op_line_and_remedy():
     with pytest.raises(Exception, match=r"aten\.amax.*test_batch_flow\.py.*on_variant") as caught:
         plan_of(lambda x: x / x.abs().amax(), torch.randn(4, 8))
     assert isinstance(caught.value.inner_exception, VariantOpError)
+
+
+def test_sizes_that_are_products_of_sums_are_known_to_be_equal():
+    """``((s - 1) // 4 + 1)**2`` tokens of a picture of any size: torch keeps the product, and an extent is expanded."""
+
+    def tokens(x, weight, bias):
+        patches = x[:, :, ::4, ::4].flatten(2).transpose(1, 2)
+        return torch.nn.functional.linear(patches, weight, bias)
+
+    plan_of(tokens, torch.randn(5, 3, 32, 32), torch.randn(7, 3), torch.randn(7), dynamic=True)

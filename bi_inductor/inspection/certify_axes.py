@@ -169,8 +169,9 @@ def execution(bench: Bench, size: int) -> Iterator[Check]:
         bench.tell(name)
         yield check(5, name, lambda dynamic=dynamic: again(dynamic))  # type: ignore[misc]
     count = 1 if torch.get_num_threads() > 1 else 2
-    bench.tell(f"{count} threads")
-    yield check(5, f"{count} threads", lambda: with_threads(count))
+    name = "one thread" if count == 1 else f"{count} threads"
+    bench.tell(name)
+    yield check(5, name, lambda: with_threads(count))
     yield _eager(bench, reference, call())
     bench.tell("another process")
     yield _process(bench, reference, call())

@@ -206,7 +206,7 @@ def table(content: Mapping[str, Any]) -> "Table":
     steps = sum(len(g["plan"].splitlines()) for g in static["graphs"])
     plans = (
         static["refused"]
-        or f"{len(static['graphs'])} graphs, {steps} steps with a plan or a reason"
+        or f"{len(static['graphs'])} graph{'s' * (len(static['graphs']) != 1)}, {steps} steps with a plan or a reason"
     )
     said = [
         f"static: {plans}{'' if static['invariant'] else ', not every op is proved'}",

@@ -12,6 +12,7 @@ from torch import Tensor
 from bi_inductor.errors import LoweringError
 from lowerings.cuda import attention_hopper, schedules
 from lowerings.cuda import attention_kernels as kernels
+from lowerings.cuda.launching import launch
 from lowerings.cuda.plans import KEY_BLOCK, KEY_SPLIT
 
 DONE, HURT, LEFT = kernels.DONE.value, kernels.HURT.value, kernels.LEFT.value
@@ -92,10 +93,11 @@ def attention(
         schedule = dataclasses.replace(schedule, parallel=False)
     bounds = _bounds(mask, q, keys)
     rows = batch * heads * queries
-    parts = q.new_empty(
-        (rows * pieces, value_dim) if schedule.parallel else (0,), dtype=torch.float32
-    )
-    stats = q.new_empty((rows * pieces, 2) if schedule.parallel else (0,), dtype=torch.float32)
+    parts = stats = lse  # written only by splits side by side
+    if schedule.parallel:
+        parts, stats = (
+            q.new_empty((rows * pieces, n), dtype=torch.float32) for n in (value_dim, 2)
+        )
     if scale is None:
         scale = 1 / math.sqrt(dim)
     if scale <= 0:
@@ -114,12 +116,27 @@ def attention(
             masked=bounds.kind > 0,
         )
     for repair, takes in _launches(schedule, specialised, is_causal, bounds.kind > 0):
-        kernels.attend[grid if takes == DONE else (min(grid[0] * grid[1], sms),)](
-            *(q, k, v, bounds.values, bounds.start, bounds.end, bounds.solid),
-            *(out, lse, parts, stats, note),
-            *(grid[0], grid[1], heads, kv_heads, queries, keys, pieces, scale * math.log2(math.e)),
-            *(*q.stride(), *k.stride(), *v.stride(), *out.stride()),
-            *(*bounds.strides, *bounds.start_strides),
+        launch(
+            kernels.attend,
+            grid if takes == DONE else (min(grid[0] * grid[1], sms),),
+            (
+                *(q, k, v, bounds.values, bounds.start, bounds.end, bounds.solid),
+                *(out, lse, parts, stats, note),
+            ),
+            (
+                *(
+                    grid[0],
+                    grid[1],
+                    heads,
+                    kv_heads,
+                    queries,
+                    keys,
+                    pieces,
+                    scale * math.log2(math.e),
+                ),
+                *(*q.stride(), *k.stride(), *v.stride(), *out.stride()),
+                *(*bounds.strides, *bounds.start_strides),
+            ),
             GROUP=group,
             SLOTS=slots,
             REPAIR=repair,
@@ -141,8 +158,11 @@ def attention(
             enable_fp_fusion=False,
         )
     if schedule.parallel:
-        kernels.combine[(rows,)](
-            *(parts, stats, out, lse, heads, queries, pieces, *out.stride()),
+        launch(
+            kernels.combine,
+            (rows,),
+            (parts, stats, out, lse),
+            (heads, queries, pieces, *out.stride()),
             DV=value_dim,
             BDV=value_wide,
             num_warps=1,
@@ -187,8 +207,11 @@ def _bounds(mask: Tensor | None, q: Tensor, keys: int) -> _Mask:
         values = torch.empty(given.shape, dtype=torch.int16, device=mask.device)
     start = torch.empty((batch, heads, queries), dtype=torch.int32, device=mask.device)
     end, solid = torch.empty_like(start), torch.empty_like(start)
-    kernels.kept_range[(start.numel(),)](
-        *(given, values, start, end, solid, keys, heads, queries, *given.stride()),
+    launch(
+        kernels.kept_range,
+        (start.numel(),),
+        (given, values, start, end, solid),
+        (keys, heads, queries, *given.stride()),
         IS_BOOL=is_bool,
         THRESHOLD=threshold,
         BLOCK=1024,

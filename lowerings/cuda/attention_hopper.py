@@ -10,6 +10,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from lowerings.cuda import schedules
 from lowerings.cuda.attention_hopper_kernels import attend_hopper
+from lowerings.cuda.launching import launch as launch_kernel
 from lowerings.cuda.plans import KEY_BLOCK, KEY_SPLIT
 
 #: blocks of keys and of values in flight; rows of a program
@@ -72,12 +73,18 @@ def launch(
     rows, pairs = slots(q, k), batch * kv_heads
     sections = triton.cdiv(pairs * keys * (dim + value_dim) * q.element_size(), _L2_BYTES)
     section = triton.cdiv(pairs, sections)
-    attend_hopper[(min(tiles * pairs, schedules.multiprocessors(q.device)),)](
-        _descriptor(q.transpose(1, 2), (1, _ROWS // 2 // rows, rows)),
-        *(_descriptor(k, (1, 1, KEY_BLOCK)), _descriptor(v, (1, 1, KEY_BLOCK))),
-        *(start, end, solid, out, lse, note),
-        *(tiles, pairs, section, heads, kv_heads, queries, keys, scale2),
-        *(*out.stride()[:3], *start_strides),
+    launch_kernel(
+        attend_hopper,
+        (min(tiles * pairs, schedules.multiprocessors(q.device)),),
+        (
+            _descriptor(q.transpose(1, 2), (1, _ROWS // 2 // rows, rows)),
+            *(_descriptor(k, (1, 1, KEY_BLOCK)), _descriptor(v, (1, 1, KEY_BLOCK))),
+            *(start, end, solid, out, lse, note),
+        ),
+        (
+            *(tiles, pairs, section, heads, kv_heads, queries, keys, scale2),
+            *(*out.stride()[:3], *start_strides),
+        ),
         GROUP=heads // kv_heads,
         SLOTS=rows,
         IS_CAUSAL=is_causal,

@@ -10,6 +10,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from bi_inductor.errors import LoweringError
 from lowerings.cuda import matmul_kernels as kernels
 from lowerings.cuda import schedules
+from lowerings.cuda.launching import launch
 from lowerings.cuda.schedules import Gemm
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -33,11 +34,17 @@ def mm(
     alpha: float = 1,
     beta: float = 1,
     split_size: int,
+    uniform: bool = False,
     schedule: Gemm | None = None,
 ) -> Tensor:
-    """Return ``alpha * a [M, K] @ b [K, N] + beta * bias``; any strides, bias broadcastable to ``[M, N]``."""
+    """Return ``alpha * a [M, K] @ b [K, N] + beta * bias``; any strides, bias broadcastable to ``[M, N]``.
+
+    ``uniform`` takes one tile for every number of rows: the same bits.
+    """
+    if uniform:
+        schedule = _uniform(a.dtype)
     out = a.new_empty((a.shape[0], b.shape[1]))
-    _product(a[None], b[None], out[None], bias, alpha, beta, split_size, schedule)
+    _product(a, b, out, bias, alpha, beta, split_size, schedule)
     return out
 
 
@@ -49,9 +56,12 @@ def bmm(
     alpha: float = 1,
     beta: float = 1,
     split_size: int,
+    uniform: bool = False,
     schedule: Gemm | None = None,
 ) -> Tensor:
-    """Return ``alpha * a [B, M, K] @ b [B, K, N] + beta * bias``."""
+    """Return ``alpha * a [B, M, K] @ b [B, K, N] + beta * bias``; ``uniform`` as for ``mm``."""
+    if uniform:
+        schedule = _uniform(a.dtype)
     out = a.new_empty((a.shape[0], a.shape[1], b.shape[2]))
     _product(a, b, out, bias, alpha, beta, split_size, schedule)
     return out
@@ -78,22 +88,14 @@ def grouped_mm(
     out = a.new_zeros((rows, columns))
     if not out.numel() or not depth:
         return out
-    tile = schedules.POINTERS[0] if a.dtype != torch.float32 else schedules.FLOAT32[1]
+    tile = _uniform(a.dtype)
     grid = (-(-columns // tile.n), rows // tile.m + groups)
-    kernels.grouped_product[grid](
+    launch(
+        kernels.grouped_product,
+        grid,
         # the kernel walks the offsets in int32
-        *(
-            a,
-            b,
-            out,
-            offs.to(torch.int32),
-            columns,
-            depth,
-            groups,
-            *a.stride(),
-            *b.stride(),
-            out.stride(0),
-        ),
+        (a, b, out, offs.to(torch.int32)),
+        (columns, depth, groups, *a.stride(), *b.stride(), out.stride(0)),
         **_constants(tile, depth, split_size),
         num_warps=tile.warps,
         num_stages=tile.stages,
@@ -111,8 +113,9 @@ def _product(
     split_size: int,
     schedule: Gemm | None,
 ) -> None:
+    """Fill ``out [M, N]`` or ``[B, M, N]``; a, b and out have one rank."""
     _check(a, b, split_size)
-    if bias is not None:
+    if bias is not None and bias.shape != out.shape:
         bias = bias.expand(out.shape)
     if not out.numel():
         return
@@ -120,31 +123,36 @@ def _product(
         schedule = _choose(a, b, out, split_size)
     scaled = alpha != 1 or (bias is not None and beta != 1)
     if schedule.tma:
-        _launch_tma(a[0], b[0], out[0], bias, alpha, beta, scaled, schedule)
+        if out.dim() == 3:
+            a, b, out, bias = a[0], b[0], out[0], None if bias is None else bias[0]
+        _launch_tma(a, b, out, bias, alpha, beta, scaled, schedule)
         return
-    batch, rows, columns = out.shape
+    *batch, rows, columns = out.shape
+    depth = a.shape[-1]
     tiles = -(-rows // schedule.m) * -(-columns // schedule.n)
-    kernels.product[(tiles, batch)](
-        *(
-            a,
-            b,
-            out,
-            out if bias is None else bias,
-            rows,
-            columns,
-            a.shape[2],
-            float(alpha),
-            float(beta),
+    launch(
+        kernels.product,
+        (tiles, *batch, 1)[:2],
+        (a, b, out, out if bias is None else bias),
+        (
+            *(rows, columns, depth, float(alpha), float(beta)),
+            *(*_strides(a), *_strides(b), *_strides(out)),
+            *((0, 0, 0) if bias is None else _strides(bias)),
         ),
-        *(*a.stride(), *b.stride(), *out.stride(), *((0, 0, 0) if bias is None else bias.stride())),
         GROUP=_GROUP,
         SWAP=schedule.swap,
         HAS_BIAS=bias is not None,
         SCALED=scaled,
-        **_constants(schedule, a.shape[2], split_size),
+        **_constants(schedule, depth, split_size),
         num_warps=schedule.warps,
         num_stages=schedule.stages,
     )
+
+
+def _strides(x: Tensor) -> tuple[int, ...]:
+    """Strides of batch, row and column."""
+    strides = x.stride()
+    return strides if len(strides) == 3 else (0, *strides)
 
 
 def _constants(tile: Gemm, depth: int, split_size: int) -> dict[str, int | bool]:
@@ -174,12 +182,23 @@ def _launch_tma(
     block = [tile.n, tile.k] if by_columns else [tile.k, tile.n]
     sms, _, _ = _device(a.device.index or 0)
     programs = min(sms, -(-rows // tile.m) * -(-columns // tile.n))
-    kernels.product_tma[(programs,)](
-        TensorDescriptor.from_tensor(a, [tile.m, tile.k]),
-        TensorDescriptor.from_tensor(weights, block),
-        TensorDescriptor.from_tensor(out, [tile.m, tile.n // 2]),
-        *(out if bias is None else bias, rows, columns, a.shape[1], float(alpha), float(beta)),
-        *((0, 0) if bias is None else bias.stride()[1:]),
+    launch(
+        kernels.product_tma,
+        (programs,),
+        (
+            TensorDescriptor.from_tensor(a, [tile.m, tile.k]),
+            TensorDescriptor.from_tensor(weights, block),
+            TensorDescriptor.from_tensor(out, [tile.m, tile.n // 2]),
+            out if bias is None else bias,
+        ),
+        (
+            rows,
+            columns,
+            a.shape[1],
+            float(alpha),
+            float(beta),
+            *((0, 0) if bias is None else bias.stride()),
+        ),
         BM=tile.m,
         BN=tile.n,
         BK=tile.k,
@@ -193,11 +212,15 @@ def _launch_tma(
     )
 
 
+def _uniform(dtype: torch.dtype) -> Gemm:
+    return schedules.FLOAT32[1] if dtype == torch.float32 else schedules.POINTERS[0]
+
+
 def _choose(a: Tensor, b: Tensor, out: Tensor, split_size: int) -> Gemm:
     """What strides, sizes and alignment decide is looked up; only the addresses are looked at."""
     aligned = not (a.data_ptr() | b.data_ptr()) & 15
     return _chosen(
-        a.dtype, a.shape, a.stride(), b.stride(), out.shape[-1], split_size, aligned, a.device.index
+        a.dtype, a.shape, a.stride(), b.stride(), out.shape[-1], split_size, aligned, a.get_device()
     )
 
 
@@ -210,16 +233,17 @@ def _chosen(
     columns: int,
     split_size: int,
     aligned: bool,
-    index: int | None,
+    index: int,
 ) -> Gemm:
-    sms, copies, shared = (132, False, 227 << 10) if _INTERPRETED else _device(index or 0)
-    batch, rows, depth = shape
+    sms, copies, shared = (132, False, 227 << 10) if _INTERPRETED else _device(index)
+    *batches, rows, depth = shape
+    batch = batches[0] if batches else 1
     steps = 16 // dtype.itemsize
     one_chain = batch == 1 and depth <= split_size and aligned and min(rows, columns, depth) > 1
-    _, b_row, b_column = b_strides
+    b_row, b_column = b_strides[-2:]
     # a tensor copy wants one unit stride and the rest in steps of 16 bytes
     pitch = b_row if b_column == 1 else b_column if b_row == 1 else 1
-    a_fits = a_strides[2] == 1 and a_strides[1] > 0 and a_strides[1] % steps == 0
+    a_fits = a_strides[-1] == 1 and a_strides[-2] > 0 and a_strides[-2] % steps == 0
     tma = (
         copies
         and one_chain

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from lowerings.cuda import row_kernels as kernels
-from lowerings.cuda.rows import Rows, check, constants, programs
+from lowerings.cuda.launching import launch
+from lowerings.cuda.rows import check, tile_of
 
 
 def layer_norm(
@@ -52,26 +53,21 @@ def _norm(
     extent = math.prod(shape)
     kept = x.shape[: x.dim() - len(shape)]
     out = x.new_empty(x.shape)
-    mean, rstd = (x.new_empty((*kept, *(1 for _ in shape)), dtype=statistics) for _ in range(2))
+    rstd = x.new_empty((*kept, *(1 for _ in shape)), dtype=statistics)
+    mean = torch.empty_like(rstd) if centred else rstd
     if not out.numel():
         return out, mean, rstd
-    flat = x.reshape(-1, extent)
+    flat = x if len(kept) == 1 and x.dim() == 2 else x.reshape(-1, extent)
     if flat.stride(1) != 1:
         flat = flat.contiguous()
-    view = Rows(
-        x=flat,
-        rows=flat.shape[0],
-        inner=1,
-        extent=extent,
-        outer_stride=flat.stride(0),
-        inner_stride=0,
-        stride=1,
-    )
-    tile = constants(view)
-    kernels.norm_rows[programs(view, tile)](
-        flat,
-        *(flat if w is None else w.reshape(-1).contiguous() for w in (weight, bias)),
-        *(out, mean, rstd, view.rows, extent, flat.stride(0), float(eps)),
+    rows = flat.shape[0]
+    tile = tile_of(rows, extent, True)
+    weights = (flat if w is None else w.contiguous() for w in (weight, bias))
+    launch(
+        kernels.norm_rows,
+        (-(-rows // int(tile["ROWS"])),),
+        (flat, *weights, out, mean, rstd),
+        (rows, extent, flat.stride(0), float(eps)),
         CENTRED=centred,
         HAS_WEIGHT=weight is not None,
         HAS_BIAS=bias is not None,

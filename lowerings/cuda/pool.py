@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bi_inductor.errors import LoweringError
 from lowerings.cuda import order_kernels as kernels
+from lowerings.cuda.launching import launch
 from lowerings.cuda.rows import FLOATS
 
 _BLOCK = 256
@@ -35,10 +36,11 @@ def avg_pool(
     out = x.new_empty((*x.shape[: x.dim() - dims], *sizes))
     if out.numel():
         ones, zeros = [1] * (3 - dims), [0] * (3 - dims)
-        kernels.average_windows[(-(-out.numel() // _BLOCK),)](
-            *(
-                x.contiguous(),
-                out,
+        launch(
+            kernels.average_windows,
+            (-(-out.numel() // _BLOCK),),
+            (x.contiguous(), out),
+            (
                 out.numel(),
                 *ones,
                 *extents,
@@ -46,8 +48,8 @@ def avg_pool(
                 *sizes,
                 *ones,
                 *kernel_size,
+                *(*ones, *steps, *zeros, *padding, divisor_override or 0),
             ),
-            *(*ones, *steps, *zeros, *padding, divisor_override or 0),
             COUNT_PADDING=count_include_pad,
             BLOCK=_BLOCK,
             num_warps=4,

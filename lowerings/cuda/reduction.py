@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bi_inductor.errors import LoweringError
 from lowerings.cuda import row_kernels as kernels
+from lowerings.cuda.launching import launch
 from lowerings.cuda.rows import check, constants, programs, rows_of
 
 _SUMS = ("sum", "mean", "prod", "sum_squares", "mean_squares", "norm")
@@ -48,8 +49,11 @@ def reduction(
         return out
     view = rows_of(x, dims)
     tile = constants(view)
-    kernels.sum_rows[programs(view, tile)](
-        *(view.x, out, view.rows, *view.arguments()),
+    launch(
+        kernels.sum_rows,
+        programs(view, tile),
+        (view.x, out),
+        (view.rows, *view.arguments()),
         KIND=f"norm{int(param)}" if kind == "norm" else kind,
         **tile,
     )
@@ -69,8 +73,12 @@ def var_mean(
     tile = constants(view)
     inner, extent, *strides = view.arguments()
     divisor = max(float(extent) - correction, 0.0)
-    kernels.var_mean_rows[programs(view, tile)](
-        *(view.x, var, mean, view.rows, inner, extent, divisor, *strides), **tile
+    launch(
+        kernels.var_mean_rows,
+        programs(view, tile),
+        (view.x, var, mean),
+        (view.rows, inner, extent, divisor, *strides),
+        **tile,
     )
     return var, mean
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -58,3 +59,14 @@ def load() -> torch.library.Library:
     for name, launcher in LAUNCHERS.items():
         library.impl(name, launcher)
     return library
+
+
+@functools.cache
+def python_calls() -> SimpleNamespace:
+    """The launchers by the names of their ops, for generated code: no schema, boxes or dispatch, no autograd.
+
+    Raises:
+        UnsupportedDeviceError: as ``load``.
+    """
+    load()
+    return SimpleNamespace(**LAUNCHERS)

@@ -1,5 +1,6 @@
 """What the launchers of row reductions share: the view of a tensor as rows, and the tile that fits them."""
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -77,7 +78,13 @@ def _two_levels(x: Tensor, dims: Sequence[int]) -> tuple[int, int, int] | None:
 
 def constants(view: Rows) -> dict[str, int | bool]:
     """The tile of a launch: keyword arguments of the kernels."""
-    tile = schedules.rows(view.rows, view.extent, unit_stride=view.stride == 1)
+    return tile_of(view.rows, view.extent, view.stride == 1)
+
+
+@functools.lru_cache(1 << 12)
+def tile_of(rows: int, extent: int, unit_stride: bool) -> dict[str, int | bool]:
+    """The same, for rows that need no view."""
+    tile = schedules.rows(rows, extent, unit_stride=unit_stride)
     return {
         "ROWS": tile.rows,
         "LANES": tile.lanes,

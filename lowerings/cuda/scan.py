@@ -6,6 +6,7 @@ from torch import Tensor
 
 from bi_inductor.errors import LoweringError
 from lowerings.cuda import order_kernels as kernels
+from lowerings.cuda.launching import launch
 from lowerings.cuda.plans import SCAN_BLOCK
 from lowerings.cuda.rows import FLOATS
 
@@ -33,8 +34,11 @@ def scan(x: Tensor, kind: str, dim: int, *, dtype: torch.dtype | None = None) ->
     rows = x.to(wanted).movedim(dim, -1).contiguous()
     out = torch.empty_like(rows)
     if out.numel():
-        kernels.scan_rows[(rows.numel() // rows.shape[-1],)](
-            *(rows, out, rows.shape[-1]),
+        launch(
+            kernels.scan_rows,
+            (rows.numel() // rows.shape[-1],),
+            (rows, out),
+            (rows.shape[-1],),
             KIND=kind,
             ACC=tl.float32 if kind == "logcumsumexp" else tl.float64,
             FIRST=_FIRST[kind],

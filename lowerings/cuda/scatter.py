@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bi_inductor.errors import LoweringError
 from lowerings.cuda import order_kernels as kernels
+from lowerings.cuda.launching import launch
 from lowerings.cuda.rows import FLOATS
 
 
@@ -91,9 +92,11 @@ def embedding_bag(
     if out.numel():
         columns = min(1024, triton.next_power_of_2(width))
         samples = weight if per_sample_weights is None else per_sample_weights.contiguous()
-        kernels.bag_rows[(bags, triton.cdiv(width, columns))](
-            *(weight.contiguous(), indices.contiguous(), offsets.contiguous(), samples, out),
-            *(bags, indices.numel(), width, padding_idx),
+        launch(
+            kernels.bag_rows,
+            (bags, triton.cdiv(width, columns)),
+            (weight.contiguous(), indices.contiguous(), offsets.contiguous(), samples, out),
+            (bags, indices.numel(), width, padding_idx),
             MODE=mode,
             WEIGHTED=per_sample_weights is not None,
             LAST=include_last_offset,
@@ -120,15 +123,18 @@ def _add(x: Tensor, where: Tensor, src: Tensor, alpha: float) -> Tensor:
     starts = torch.searchsorted(keys, torch.arange(count + 1, device=x.device))
     columns = min(256, triton.next_power_of_2(width))
     tile = 256 // columns
-    kernels.segment_add[(triton.cdiv(count, tile), triton.cdiv(width, columns))](
-        *(x, src, out, order, starts, count, width, float(alpha) if out.dtype.is_floating_point else int(alpha)),
+    launch(
+        kernels.segment_add,
+        (triton.cdiv(count, tile), triton.cdiv(width, columns)),
+        (x, src, out, order, starts),
+        (count, width, float(alpha) if out.dtype.is_floating_point else int(alpha)),
         SCALED=alpha != 1,
         ACC=tl.float32 if out.dtype.is_floating_point else tl.int64,
         ROWS=tile,
         COLUMNS=columns,
         num_warps=4,
         enable_fp_fusion=False,
-    )  # fmt: skip
+    )
     return out
 
 

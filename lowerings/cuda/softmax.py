@@ -5,6 +5,7 @@ from torch import Tensor
 
 from lowerings.cuda import row_kernels as kernels
 from lowerings.cuda import schedules
+from lowerings.cuda.launching import launch
 from lowerings.cuda.plans import LANES
 from lowerings.cuda.rows import Rows, check, constants, programs, rows_of
 
@@ -24,7 +25,8 @@ def softmax(
         return out
     tile = constants(view)
     kernel = kernels.softmax_held if view.extent <= int(tile["LANES"]) else kernels.softmax_rows
-    kernel[programs(view, tile)](*(x, out, view.rows, *view.arguments()), LOG_OUT=log, **tile)
+    numbers = (view.rows, *view.arguments())
+    launch(kernel, programs(view, tile), (x, out), numbers, LOG_OUT=log, **tile)
     return out
 
 
@@ -40,15 +42,22 @@ def _wide(x: Tensor, out: Tensor, view: Rows, log: bool) -> None:
         "UNROLL": 4,
         "num_warps": max(1, width // 256),
     }
-    kernels.top_part[(view.rows, parts)](x, tops, view.rows, view.extent, **shared)
-    kernels.exp_part[(view.rows, parts)](
-        *(x, tops, sums, view.rows, view.extent),
+    numbers = (view.rows, view.extent)
+    launch(kernels.top_part, (view.rows, parts), (x, tops), numbers, **shared)
+    launch(
+        kernels.exp_part,
+        (view.rows, parts),
+        (x, tops, sums),
+        numbers,
         LOG=width.bit_length() - 1,
         enable_fp_fusion=False,
         **shared,
     )
-    kernels.softmax_write[(view.rows, -(-view.extent // 4096))](
-        *(x, tops, sums, out, view.rows, view.extent),
+    launch(
+        kernels.softmax_write,
+        (view.rows, -(-view.extent // 4096)),
+        (x, tops, sums, out),
+        numbers,
         LOG_OUT=log,
         PARTS=parts,
         LOG=parts.bit_length() - 1,

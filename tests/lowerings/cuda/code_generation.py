@@ -157,7 +157,8 @@ def kernels(code: str) -> dict[str, str]:
 
 
 def library_calls(code: str) -> list[str]:
-    """Names of the library kernels and ops that a generated module calls."""
+    """Names of the library kernels and ops that a generated module calls, ours with or without ``torch.ops``."""
     lines = "\n".join(line for line in code.split("\n") if not line.strip().startswith("#"))
+    lines = re.sub(r"\bbi_launchers\.(\w+)\(", r"torch.ops.bi_inductor.\1.default(", lines)
     found = re.findall(r"extern_kernels\.(\w+)\(|torch\.ops\.([\w.]+)\(", lines)
     return [a or b for a, b in found]

@@ -100,6 +100,7 @@ def test_tables_that_a_model_keeps_on_the_cpu_get_the_plans_of_the_cpu() -> None
 
     code = generate(fn, _inputs(3), backend=batch_invariant)
     assert set(library_calls(code)) == {"bi_inductor.mm.default"}
+    assert "bi_launchers = bi_register.python_calls()" in code
     softmax = re.search(r"bi_kernels\.softmax\(.*\)", code)
     key = {"template": templates.Softmax, "reduced": (64,), "dtype": torch.float32}
     lanes = {d: plans_of(d).plan_for(PlanKey(device=d, **key)).lanes for d in ("cpu", "cuda")}

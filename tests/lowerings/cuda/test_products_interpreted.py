@@ -51,3 +51,14 @@ def test_groups_of_any_size(dtype: torch.dtype) -> None:
     out = matmul.grouped_mm(a, b, offs, split_size=1024)
     for g, (left, right) in enumerate(zip([0, 0, 1, 97], offs.tolist(), strict=True)):
         assert torch.allclose(out[left:right], a[left:right] @ b[g], atol=1e-5)
+
+
+def test_one_tile_for_every_number_of_rows() -> None:
+    a, b = torch.randn(33, 96), torch.randn(96, 40)
+    together = matmul.mm(a, b, split_size=256, uniform=True)
+    torch.testing.assert_close(together, a @ b)
+    for row in (0, 32):
+        alone = a[row : row + 1]
+        assert torch.equal(matmul.mm(alone, b, split_size=256, uniform=True)[0], together[row])
+        batched = matmul.bmm(alone[None], b[None], split_size=256, uniform=True)
+        assert torch.equal(batched[0, 0], together[row])

@@ -10,11 +10,13 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from bi_inductor.errors import LoweringError
 from lowerings.cuda import matmul_kernels as kernels
 from lowerings.cuda import schedules
-from lowerings.cuda.launching import launch
+from lowerings.cuda.launching import Memory, Repeat, launch
 from lowerings.cuda.schedules import Gemm
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _GROUP = 8
+#: products without bias, by operands
+_repeats: Memory[Repeat] = Memory()
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -41,11 +43,40 @@ def mm(
 
     ``uniform`` takes one tile for every number of rows: the same bits.
     """
+    out = a.new_empty((a.shape[0], b.shape[1]))
+    if schedule is None and bias is None:
+        _repeated(a, b, out, alpha, split_size, uniform)
+        return out
     if uniform:
         schedule = _uniform(a.dtype)
-    out = a.new_empty((a.shape[0], b.shape[1]))
     _product(a, b, out, bias, alpha, beta, split_size, schedule)
     return out
+
+
+def _repeated(
+    a: Tensor, b: Tensor, out: Tensor, alpha: float, split_size: int, uniform: bool
+) -> None:
+    """The product without bias: what follows from shapes and strides is worked out once for each of them."""
+    place = a.data_ptr() & 15, b.data_ptr() & 15, a.get_device()
+    key = (
+        a.dtype,
+        b.dtype,
+        a.shape,
+        a.stride(),
+        b.shape,
+        b.stride(),
+        alpha,
+        split_size,
+        uniform,
+        place,
+    )
+    repeat = _repeats.get(key)
+    if repeat is not None:
+        repeat(a, b, out, out)
+        return
+    repeat = _product(a, b, out, None, alpha, 1, split_size, _uniform(a.dtype) if uniform else None)
+    if repeat is not None:
+        _repeats.keep(key, repeat)
 
 
 def bmm(
@@ -112,13 +143,13 @@ def _product(
     beta: float,
     split_size: int,
     schedule: Gemm | None,
-) -> None:
-    """Fill ``out [M, N]`` or ``[B, M, N]``; a, b and out have one rank."""
+) -> Repeat | None:
+    """Fill ``out [M, N]`` or ``[B, M, N]``; a, b and out have one rank. Return what does it again, if one can."""
     _check(a, b, split_size)
     if bias is not None and bias.shape != out.shape:
         bias = bias.expand(out.shape)
     if not out.numel():
-        return
+        return None
     if schedule is None:
         schedule = _choose(a, b, out, split_size)
     scaled = alpha != 1 or (bias is not None and beta != 1)
@@ -126,11 +157,11 @@ def _product(
         if out.dim() == 3:
             a, b, out, bias = a[0], b[0], out[0], None if bias is None else bias[0]
         _launch_tma(a, b, out, bias, alpha, beta, scaled, schedule)
-        return
+        return None
     *batch, rows, columns = out.shape
     depth = a.shape[-1]
     tiles = -(-rows // schedule.m) * -(-columns // schedule.n)
-    launch(
+    return launch(
         kernels.product,
         (tiles, *batch, 1)[:2],
         (a, b, out, out if bias is None else bias),

@@ -40,7 +40,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> _Kernel:
     )
     monkeypatch.setattr(launching, "driver", types.SimpleNamespace(active=active))
     monkeypatch.setattr(launching, "JITFunction", _Kernel)
-    monkeypatch.setattr(launching, "_compiled", {})
+    monkeypatch.setattr(launching, "_repeats", launching.Memory(3))
     return _Kernel()
 
 
@@ -75,9 +75,8 @@ def test_whatever_triton_looks_at_is_looked_at_again(kernel: _Kernel, changed: s
     assert not kernel.repeated
 
 
-def test_what_is_remembered_has_an_end(kernel: _Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launching, "_MOST", 3)
+def test_what_is_remembered_has_an_end(kernel: _Kernel) -> None:
     x = torch.zeros(8)
     for n in range(10):
         launching.launch(kernel, (1,), (x,), (n, 1.0), BLOCK=1, FAST=True)
-    assert len(launching._compiled) <= 3
+    assert 0 < len(launching._repeats) <= 3

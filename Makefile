@@ -5,7 +5,7 @@ DEVICE ?= cpu
 BIN    := $(VENV)/bin
 # run by processes of their own: once interpreted and once compiled
 OTHER_DEVICES = cuda
-COMPILED = tests/lowerings/cuda/test_code_generation.py tests/lowerings/cuda/test_hopper_code.py
+COMPILED = $(addprefix tests/lowerings/cuda/test_,code_generation.py fusion.py hopper_code.py)
 CACHE  := $(CURDIR)/.cache
 # one cache folder per checkout: compiled kernels are shared by every test of a run
 export TORCHINDUCTOR_CACHE_DIR ?= $(CACHE)/inductor

@@ -155,6 +155,13 @@ def _rms_norm(
     return x.new_empty(x.shape), _statistics(x, shape, _accumulator(x.dtype))
 
 
+@_register("add_rms_norm")
+def _add_rms_norm(
+    x: Tensor, residual: Tensor | None, weight: Tensor | None, eps: float, **_: object
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty((0,) if residual is None else x.shape)
+
+
 @_register("scan")
 def _scan(x: Tensor, kind: str, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
     exact = not x.dtype.is_floating_point

@@ -62,5 +62,10 @@ SCHEMAS: dict[str, str] = {
     "topk": "(Tensor x, SymInt k, int dim, bool largest, bool sorted) -> (Tensor values, Tensor indices)",
 }
 
-for _name, _schema in SCHEMAS.items():
+#: what a device may fuse ops of a rewritten graph into (``lowerings/cuda/fusion.py``); no plan asks for them
+FUSED: dict[str, str] = {
+    "add_rms_norm": "(Tensor x, Tensor? residual, Tensor? weight, float eps, *, int lanes) -> (Tensor out, Tensor sum)",
+}
+
+for _name, _schema in (SCHEMAS | FUSED).items():
     _LIB.define(_name + _schema, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.flexible_layout))

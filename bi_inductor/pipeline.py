@@ -34,8 +34,6 @@ def compile_graph(
     chosen = make_options(mode, options, pins)
     devices = graph_devices(gm, example_inputs)
     device = devices[0]
-    if chosen.tiling == "uniform" and device == "cuda":
-        raise OptionError(f'tiling="uniform" is not made for {device}; leave it "auto"')
     with writable():
         for each in devices:
             table.load(each)
@@ -207,6 +205,8 @@ class PlanPass(_torch.CustomGraphPass):
         Raises:
             VariantOpError: an op mixes samples, or cannot be proved not to.
         """
+        from lowerings import table
+
         gm = graph.owning_module
         assert gm is not None
         planned = make_plan(
@@ -221,6 +221,10 @@ class PlanPass(_torch.CustomGraphPass):
         trace.show_plan(planned)
         with trace.op_diff("rewrite", graph):
             rewrite(gm, planned, uniform=self.options.tiling == "uniform")
+        fuse = table.fuser_of(self.device.partition("/")[0])
+        if fuse is not None:
+            with trace.op_diff("fuse", graph):
+                fuse(gm)
         trace.show_graph(gm)
 
     def uuid(self) -> Any:

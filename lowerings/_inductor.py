@@ -34,7 +34,7 @@ from torch._inductor.fx_passes import joint_graph
 from torch._inductor.virtualized import V, ops
 
 from bi_inductor.errors import LoweringError
-from bi_inductor.ops import SCHEMAS
+from bi_inductor.ops import FUSED, SCHEMAS
 
 try:  # 2.13 and later
     from torch._inductor.codegen import custom_extern_kernel_codegen as _custom_calls
@@ -176,7 +176,7 @@ def install_direct_calls() -> None:
     """Let generated code call our ops without ``torch.ops``, where this torch has a hook for it."""
     if _custom_calls is None:
         return
-    for op in SCHEMAS.keys() - _NOT_DIRECT:
+    for op in (SCHEMAS | FUSED).keys() - _NOT_DIRECT:
         _custom_calls.CUSTOM_EXTERN_KERNEL_CODEGEN.setdefault(
             f"torch.ops.bi_inductor.{op}.default",
             _custom_calls.CustomCodegen(python=functools.partial(_call_directly, op)),

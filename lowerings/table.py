@@ -6,6 +6,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from torch.fx import GraphModule
+
 from bi_inductor.errors import UnsupportedDeviceError
 
 #: device type -> module with ``load()`` and ``plans.plan_for``
@@ -53,6 +55,11 @@ def load(device: str) -> None:
 def compiler_of(device: str) -> Callable[..., Any] | None:
     """A device's own ``compile_planned(gm, example_inputs, plan)``, or None where Inductor compiles for it."""
     return getattr(importlib.import_module(_module_of(device)), "compile_planned", None)
+
+
+def fuser_of(device: str) -> Callable[[GraphModule], None] | None:
+    """A device's own ``fuse(gm)`` over the rewritten graph, which changes no bit, or None."""
+    return getattr(importlib.import_module(_module_of(device)), "fuse", None)
 
 
 def _module_of(device: str) -> str:

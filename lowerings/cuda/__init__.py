@@ -1,5 +1,7 @@
 """CUDA lowerings: Triton kernels of one plan each, with schedules that follow the number of rows."""
 
+from torch.fx import GraphModule
+
 
 def load() -> None:
     """Register the kernels; Triton is imported here and nowhere earlier.
@@ -10,3 +12,10 @@ def load() -> None:
     from lowerings.cuda import register
 
     register.load()
+
+
+def fuse(gm: GraphModule) -> None:
+    """Fuse ops of a rewritten graph, in place; no bit changes."""
+    from lowerings.cuda import fusion
+
+    fusion.fuse(gm)

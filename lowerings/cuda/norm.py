@@ -1,4 +1,4 @@
-"""layer_norm and rms_norm: the launchers."""
+"""layer_norm, rms_norm and the fused add_rms_norm: the launchers."""
 
 import math
 from collections.abc import Sequence
@@ -57,9 +57,7 @@ def _norm(
     mean = torch.empty_like(rstd) if centred else rstd
     if not out.numel():
         return out, mean, rstd
-    flat = x if len(kept) == 1 and x.dim() == 2 else x.reshape(-1, extent)
-    if flat.stride(1) != 1:
-        flat = flat.contiguous()
+    flat = _flat(x if len(shape) == 1 else x.flatten(len(kept)), extent)
     rows = flat.shape[0]
     tile = tile_of(rows, extent, True)
     weights = (flat if w is None else w.contiguous() for w in (weight, bias))
@@ -75,3 +73,39 @@ def _norm(
         **tile,
     )
     return out, mean, rstd
+
+
+def add_rms_norm(
+    x: Tensor, residual: Tensor | None, weight: Tensor | None, eps: float, *, lanes: int
+) -> tuple[Tensor, Tensor]:
+    """Return the rms norm over the last dim of ``x + residual`` times ``weight``, and that sum.
+
+    Every step is rounded to x's dtype, as separate ops would; residual has x's shape, weight its last dim. Without a
+    residual the sum is empty.
+    """
+    check(x, lanes, "add_rms_norm")
+    extent = x.shape[-1]
+    out = x.new_empty(x.shape)
+    total = x.new_empty((0,) if residual is None else x.shape)
+    if not out.numel():
+        return out, total
+    rows = x.numel() // extent
+    tile = tile_of(rows, extent, True)
+    flat, other = (_flat(t, extent) for t in (x, x if residual is None else residual))
+    launch(
+        kernels.add_rms_rows,
+        (-(-rows // int(tile["ROWS"])),),
+        (flat, other, flat if weight is None else weight.contiguous(), out, total),
+        (rows, extent, flat.stride(0), other.stride(0), float(eps)),
+        HAS_RESIDUAL=residual is not None,
+        HAS_WEIGHT=weight is not None,
+        HELD=extent <= int(tile["LANES"]),
+        **tile,
+    )
+    return out, total
+
+
+def _flat(x: Tensor, extent: int) -> Tensor:
+    """``[rows, extent]`` with neighbouring elements side by side."""
+    flat = x if x.dim() == 2 else x.reshape(-1, extent)
+    return flat if flat.stride(1) == 1 else flat.contiguous()

@@ -33,6 +33,7 @@ LAUNCHERS: dict[str, Callable[..., Any]] = {
     "softmax": softmax.softmax,
     "layer_norm": norm.layer_norm,
     "rms_norm": norm.rms_norm,
+    "add_rms_norm": norm.add_rms_norm,
     "convolution": convolution.convolution,
     "scan": scan.scan,
     "scatter_add": scatter.scatter_add,

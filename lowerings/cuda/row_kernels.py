@@ -156,6 +156,60 @@ def norm_rows(
             tl.store(outs + r[None, :], y.to(out_ptr.dtype.element_ty), mask=mask)
 
 
+@triton.jit
+def _added(
+    x_ptrs, residual_ptrs, r, s_mask, HAS_RESIDUAL: tl.constexpr,
+):  # fmt: skip
+    """x, or x + residual rounded to x's type, in float32."""
+    x = tl.load(x_ptrs + r[None, :], mask=s_mask, other=0.0)
+    if HAS_RESIDUAL:
+        left = tl.load(residual_ptrs + r[None, :], mask=s_mask, other=0.0)
+        x = (x.to(tl.float32) + left.to(tl.float32)).to(x.dtype)
+    return x.to(tl.float32)
+
+
+@triton.jit(do_not_specialize=["rows"])
+def add_rms_rows(
+    x_ptr, residual_ptr, weight_ptr, out_ptr, sum_ptr, rows, extent, s_x, s_residual, eps,
+    HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr, HELD: tl.constexpr,
+    ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr,
+) -> None:  # fmt: skip
+    """Residual add, rms norm in float32, rounding, weight: every rounding of the ops that it stands for."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    ok = (row < rows)[:, None]
+    safe = tl.where(row < rows, row, 0).to(tl.int64)[:, None]
+    xs = x_ptr + safe * s_x
+    residuals = residual_ptr + safe * s_residual
+    outs = out_ptr + safe * extent
+    sums = sum_ptr + safe * extent
+    acc = tl.zeros((ROWS, LANES), tl.float32)
+    held = acc
+    for begin in range(0, extent, LANES * UNROLL):
+        for step in tl.static_range(UNROLL):
+            r = begin + step * LANES + tl.arange(0, LANES)
+            mask = ok & (r < extent)[None, :]
+            x = _added(xs, residuals, r, mask, HAS_RESIDUAL)
+            # the square is rounded, as an op of its own would round it: no fma
+            acc = acc + x * x
+            if HELD:
+                held = x
+            if HAS_RESIDUAL:
+                tl.store(sums + r[None, :], x.to(sum_ptr.dtype.element_ty), mask=mask)
+    square = by_pairs(acc, ROWS, LANES, LOG)
+    rstd = tl.rsqrt(tl.div_rn(square, tl.zeros_like(square) + extent) + eps)
+    for begin in range(0, extent, LANES * UNROLL):
+        for step in tl.static_range(UNROLL):
+            r = begin + step * LANES + tl.arange(0, LANES)
+            inside = r < extent
+            mask = ok & inside[None, :]
+            x = held if HELD else _added(xs, residuals, r, mask, HAS_RESIDUAL)
+            y = (x * rstd).to(out_ptr.dtype.element_ty)
+            if HAS_WEIGHT:
+                weight = tl.load(weight_ptr + r, mask=inside, other=0.0).to(tl.float32)[None, :]
+                y = (y.to(tl.float32) * weight).to(out_ptr.dtype.element_ty)
+            tl.store(outs + r[None, :], y, mask=mask)
+
+
 @triton.jit(do_not_specialize=["rows"])
 def softmax_rows(
     x_ptr, out_ptr, rows, inner, extent, s_outer, s_inner, s_r,

@@ -349,6 +349,21 @@ def rows() -> None:
                 if name == "sum":
                     pairs.append((make(torch.nn.functional.pad(x, (0, 777))), whole))
                 report(f"{name} {str(dtype)[6:]} {extent}", pairs)
+            report(f"add_rms_norm {str(dtype)[6:]} {extent}", _fused_norm(x))
+
+
+def _fused_norm(x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The fused norm against its parts, run one by one, and rows of it alone."""
+    residual, weight = torch.randn_like(x), torch.randn_like(x[0])
+    out, total = norm.add_rms_norm(x, residual, weight, 1e-6, lanes=LANES)
+    wide = (x + residual).float()
+    mean = reduction.reduction(wide.pow(2), "mean", [-1], True, lanes=LANES)
+    parts = weight * (wide * torch.rsqrt(mean + 1e-6)).to(x.dtype)
+    made = [(total, x + residual), (out, parts)]
+    for rows in (slice(5, 6), slice(0, 17), slice(3, 100)):
+        alone, _ = norm.add_rms_norm(total[rows], None, weight, 1e-6, lanes=LANES)
+        made.append((alone, out[rows]))
+    return made
 
 
 def orders() -> None:

@@ -64,7 +64,7 @@ SCHEMAS: dict[str, str] = {
 
 #: what a device may fuse ops of a rewritten graph into (``lowerings/cuda/fusion.py``); no plan asks for them
 FUSED: dict[str, str] = {
-    "add_rms_norm": "(Tensor x, Tensor? residual, Tensor? weight, float eps, *, int lanes) -> (Tensor out, Tensor sum)",
+    "add_rms_norm": "(Tensor x, Tensor? residual, Tensor? weight, float eps, *, bool fma, bool rounded, int lanes) -> (Tensor out, Tensor sum)",
 }
 
 for _name, _schema in (SCHEMAS | FUSED).items():

@@ -1,8 +1,8 @@
 """Fusions over the rewritten graph: fewer launches and less memory traffic, the same bits.
 
-The norm that models spell out (residual add, float32 copy, mean of squares, reciprocal root, product, rounding, weight) is
-three launches here where stock Inductor has one, since our sums are kernels of their own; ``add_rms_norm`` is one. Eager
-code runs the parts, so every rounding of theirs stays.
+An RMS norm behind a residual add is two launches here, and three where a model spells the norm out (float32 copy, mean of
+squares, reciprocal root, product, rounding, weight); stock Inductor has one, and so has ``add_rms_norm``. Eager code
+runs the parts, so every rounding of theirs stays.
 """
 
 import operator
@@ -20,31 +20,66 @@ _cast = torch.ops.prims.convert_element_type.default
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Norm:
-    """``last`` = weight * rounded(x / rms(x)); x is ``left + right`` if ``right`` is given."""
+    """``last`` = weight * x / rms(x), found at ``place``; x is ``left + right`` if ``right`` is given.
+
+    ``rounded``: before the product with the weight as well; ``fma``: squares are added unrounded.
+    """
 
     x: Node
-    weight: Node | None
-    eps: float
-    lanes: int
-    last: Node
     left: Node
     right: Node | None
+    weight: Node | None
+    eps: float
+    fma: bool
+    rounded: bool
+    lanes: Any
+    place: Node
+    last: Node
 
 
 def fuse(gm: GraphModule) -> None:
     """Put ``add_rms_norm`` where its parts stand, in place; values that somebody else reads stay as they are."""
+    matchers = {_ours.reduction.default: _spelled_out, _ours.rms_norm.default: _whole}
     found = False
-    for node in gm.graph.find_nodes(op="call_function", target=_ours.reduction.default):
-        norm = _match(node)
+    for node in list(gm.graph.nodes):
+        match = matchers.get(node.target)
+        # one by one: the sum of one norm is a summand of the next
+        norm = match(node) if match is not None else None
         if norm is not None:
-            _replace(gm, node, norm)
+            _replace(gm, norm)
             found = True
     if found:
         gm.graph.eliminate_dead_code()
         gm.recompile()
 
 
-def _match(mean: Node) -> _Norm | None:
+def _whole(norm: Node) -> _Norm | None:
+    """``rms_norm`` behind a residual add; alone it is one launch already."""
+    x, shape, weight, eps = _args(norm)
+    left, right = _summands(x)
+    value = _value(x)
+    if right is None or len(shape) != 1 or value.device.type != "cuda" or not value.is_contiguous():
+        return None
+    if weight is not None and not (_is_input(weight) and _value(weight).dtype == value.dtype):
+        return None
+    parts = list(norm.users)
+    if len(parts) != 1 or not _is(parts[0], operator.getitem) or _args(parts[0])[1] != 0:
+        return None
+    return _Norm(
+        x=x,
+        left=left,
+        right=right,
+        weight=weight,
+        eps=eps,
+        fma=True,
+        rounded=False,
+        lanes=norm.kwargs["lanes"],
+        place=norm,
+        last=parts[0],
+    )
+
+
+def _spelled_out(mean: Node) -> _Norm | None:
     """The norm whose mean of squares is ``mean``, read upwards to its input and downwards to its result."""
     squares, kind, dims, keepdim = (*_args(mean), False)[:4]
     if kind != "mean" or not keepdim or not _is(squares, _aten.pow.Tensor_Scalar):
@@ -55,7 +90,7 @@ def _match(mean: Node) -> _Norm | None:
         return None
     if value.device.type != "cuda" or list(dims) not in ([-1], [value.dim() - 1]):
         return None
-    added = _only_user(mean, _aten.add.Tensor)
+    added = _only_user(mean, _aten.add.Tensor) or _only_user(mean, _aten.add.Scalar)
     root = _only_user(added, _aten.rsqrt.default)
     scaled = _only_user(root, _aten.mul.Tensor)
     if len(squares.users) > 1 or added is None or scaled is None or added.kwargs:
@@ -63,35 +98,51 @@ def _match(mean: Node) -> _Norm | None:
     eps = _args(added)[1]
     if not isinstance(eps, float) or set(_args(scaled)) != {wide, root}:
         return None
-    x, last = _narrow(wide, squares, scaled)
+    x, weight, last, rounded = _ends(wide, squares, scaled)
     if not _value(x).is_contiguous():
         return None
-    weight, last = _weighted(x, last)
     left, right = _summands(x)
-    lanes: Any = mean.kwargs["lanes"]
-    return _Norm(x=x, weight=weight, eps=eps, lanes=lanes, last=last, left=left, right=right)
+    return _Norm(
+        x=x,
+        left=left,
+        right=right,
+        weight=weight,
+        eps=eps,
+        fma=False,
+        rounded=rounded,
+        lanes=mean.kwargs["lanes"],
+        place=mean,
+        last=last,
+    )
 
 
-def _narrow(wide: Node, squares: Node, scaled: Node) -> tuple[Node, Node]:
-    """The norm's own input and result: before the cast to float32 and after the cast back."""
+def _ends(wide: Node, squares: Node, scaled: Node) -> tuple[Node, Node | None, Node, bool]:
+    """The norm's input before the cast to float32, weight, result, and whether a cast stands before the weight."""
+    if not _is(wide, _cast) or set(wide.users) != {squares, scaled}:
+        return wide, *_weighted(scaled, torch.float32), False
+    x: Node = _args(wide)[0]
+    dtype = _value(x).dtype
     back = _only_user(scaled, _cast)
-    if back is not None and _is(wide, _cast) and set(wide.users) == {squares, scaled}:
-        x: Node = _args(wide)[0]
-        if _value(x).dtype == _value(back).dtype:
-            return x, back
-    return wide, scaled
+    if back is not None and _value(back).dtype == dtype:
+        return x, *_weighted(back, dtype), True
+    weight, product = _weighted(scaled, torch.float32)
+    back = _only_user(product, _cast)
+    if weight is not None and back is not None and _value(back).dtype == dtype:
+        return x, weight, back, False
+    return wide, *_weighted(scaled, torch.float32), False
 
 
-def _weighted(x: Node, last: Node) -> tuple[Node | None, Node]:
-    """The weight that the result is multiplied by, if that is all that happens to it."""
-    product = _only_user(last, _aten.mul.Tensor)
+def _weighted(norm: Node, dtype: torch.dtype) -> tuple[Node | None, Node]:
+    """The weight, and its product with ``norm`` in ``dtype``, if that is all that happens to the norm."""
+    product = _only_user(norm, _aten.mul.Tensor)
     for weight in _args(product) if product is not None else ():
-        if product is None or weight is last or not _is_input(weight):
+        if product is None or weight is norm or not _is_input(weight):
             continue
-        value = _value(weight)
-        if value.dtype == _value(x).dtype and tuple(value.shape) == (_value(x).shape[-1],):
+        if _value(product).dtype == dtype and tuple(_value(weight).shape) == (
+            _value(norm).shape[-1],
+        ):
             return weight, product
-    return None, last
+    return None, norm
 
 
 def _summands(x: Node) -> tuple[Node, Node | None]:
@@ -103,20 +154,20 @@ def _summands(x: Node) -> tuple[Node, Node | None]:
     return x, None
 
 
-def _replace(gm: GraphModule, mean: Node, norm: _Norm) -> None:
+def _replace(gm: GraphModule, norm: _Norm) -> None:
     x = _value(norm.x)
     values = x.new_empty(x.shape), x.new_empty((0,) if norm.right is None else x.shape)
     # the sum has users before the norm; placeholders stay in front
-    with gm.graph.inserting_before(mean if norm.right is None else norm.x.next):
+    with gm.graph.inserting_before(norm.place if norm.right is None else norm.x.next):
         made = gm.graph.call_function(
             _ours.add_rms_norm.default,
             (norm.left, norm.right, norm.weight, norm.eps),
-            {"lanes": norm.lanes},
+            {"fma": norm.fma, "rounded": norm.rounded, "lanes": norm.lanes},
         )
         out, total = (gm.graph.call_function(operator.getitem, (made, i)) for i in range(2))
-    made.meta = {**mean.meta, "val": values}
+    made.meta = {**norm.place.meta, "val": values}
     for node, value in zip((out, total), values, strict=True):
-        node.meta = {**mean.meta, "val": value}
+        node.meta = {**norm.place.meta, "val": value}
     norm.last.replace_all_uses_with(out)
     if norm.right is not None:
         norm.x.replace_all_uses_with(total)

@@ -76,12 +76,19 @@ def _norm(
 
 
 def add_rms_norm(
-    x: Tensor, residual: Tensor | None, weight: Tensor | None, eps: float, *, lanes: int
+    x: Tensor,
+    residual: Tensor | None,
+    weight: Tensor | None,
+    eps: float,
+    *,
+    fma: bool,
+    rounded: bool,
+    lanes: int,
 ) -> tuple[Tensor, Tensor]:
     """Return the rms norm over the last dim of ``x + residual`` times ``weight``, and that sum.
 
-    Every step is rounded to x's dtype, as separate ops would; residual has x's shape, weight its last dim. Without a
-    residual the sum is empty.
+    ``rounded``: to x's dtype before the product with the weight as well; ``fma``: squares are added unrounded. residual has x's shape, weight its last dim.
+    Without a residual the sum is empty.
     """
     check(x, lanes, "add_rms_norm")
     extent = x.shape[-1]
@@ -99,6 +106,8 @@ def add_rms_norm(
         (rows, extent, flat.stride(0), other.stride(0), float(eps)),
         HAS_RESIDUAL=residual is not None,
         HAS_WEIGHT=weight is not None,
+        FMA=fma,
+        ROUNDED=rounded,
         HELD=extent <= int(tile["LANES"]),
         **tile,
     )

@@ -171,10 +171,10 @@ def _added(
 @triton.jit(do_not_specialize=["rows"])
 def add_rms_rows(
     x_ptr, residual_ptr, weight_ptr, out_ptr, sum_ptr, rows, extent, s_x, s_residual, eps,
-    HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr, HELD: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr, FMA: tl.constexpr, ROUNDED: tl.constexpr, HELD: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Residual add, rms norm in float32, rounding, weight: every rounding of the ops that it stands for."""
+    """Residual add and rms norm; ROUNDED: before the product with the weight. FMA: no rounding of a square."""
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     ok = (row < rows)[:, None]
     safe = tl.where(row < rows, row, 0).to(tl.int64)[:, None]
@@ -189,8 +189,7 @@ def add_rms_rows(
             r = begin + step * LANES + tl.arange(0, LANES)
             mask = ok & (r < extent)[None, :]
             x = _added(xs, residuals, r, mask, HAS_RESIDUAL)
-            # the square is rounded, as an op of its own would round it: no fma
-            acc = acc + x * x
+            acc = tl.fma(x, x, acc) if FMA else acc + x * x
             if HELD:
                 held = x
             if HAS_RESIDUAL:
@@ -203,11 +202,12 @@ def add_rms_rows(
             inside = r < extent
             mask = ok & inside[None, :]
             x = held if HELD else _added(xs, residuals, r, mask, HAS_RESIDUAL)
-            y = (x * rstd).to(out_ptr.dtype.element_ty)
+            y = x * rstd
+            if ROUNDED:
+                y = y.to(out_ptr.dtype.element_ty).to(tl.float32)
             if HAS_WEIGHT:
-                weight = tl.load(weight_ptr + r, mask=inside, other=0.0).to(tl.float32)[None, :]
-                y = (y.to(tl.float32) * weight).to(out_ptr.dtype.element_ty)
-            tl.store(outs + r[None, :], y, mask=mask)
+                y = y * tl.load(weight_ptr + r, mask=inside, other=0.0).to(tl.float32)[None, :]
+            tl.store(outs + r[None, :], y.to(out_ptr.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["rows"])

@@ -355,14 +355,18 @@ def rows() -> None:
 def _fused_norm(x: Tensor) -> list[tuple[Tensor, Tensor]]:
     """The fused norm against its parts, run one by one, and rows of it alone."""
     residual, weight = torch.randn_like(x), torch.randn_like(x[0])
-    out, total = norm.add_rms_norm(x, residual, weight, 1e-6, lanes=LANES)
+    out, total = norm.add_rms_norm(x, residual, weight, 1e-6, fma=False, rounded=True, lanes=LANES)
     wide = (x + residual).float()
     mean = reduction.reduction(wide.pow(2), "mean", [-1], True, lanes=LANES)
     parts = weight * (wide * torch.rsqrt(mean + 1e-6)).to(x.dtype)
     made = [(total, x + residual), (out, parts)]
     for rows in (slice(5, 6), slice(0, 17), slice(3, 100)):
-        alone, _ = norm.add_rms_norm(total[rows], None, weight, 1e-6, lanes=LANES)
+        alone, _ = norm.add_rms_norm(
+            total[rows], None, weight, 1e-6, fma=False, rounded=True, lanes=LANES
+        )
         made.append((alone, out[rows]))
+    once, _ = norm.add_rms_norm(x, residual, weight, 1e-6, fma=True, rounded=False, lanes=LANES)
+    made.append((once, norm.rms_norm(total, x.shape[-1:], weight, 1e-6, lanes=LANES)[0]))
     return made
 
 

@@ -1,5 +1,9 @@
 """The norm that models spell out becomes one op of the CUDA graph, where nobody else reads its parts."""
 
+import functools
+import re
+from collections.abc import Callable
+
 import pytest
 import torch
 from code_generation import generate, library_calls
@@ -24,9 +28,9 @@ class _Norm(nn.Module):
 
 
 class _Block(nn.Module):
-    def __init__(self, **settings: bool) -> None:
+    def __init__(self, norm: Callable[[], nn.Module] = _Norm) -> None:
         super().__init__()
-        self.first, self.second = _Norm(**settings), _Norm(**settings)
+        self.first, self.second = norm(), norm()
         self.inner = nn.Linear(_WIDTH, _WIDTH, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,9 +57,20 @@ def test_both_norms_of_a_block_and_the_residual_add_between_them(dtype: torch.dt
 
 @pytest.mark.parametrize("settings", [{"power": 4}, {"leak": True}], ids=["power", "leak"])
 def test_what_is_no_norm_or_is_read_by_others_stays_open(settings: dict[str, bool]) -> None:
-    count, code = _fused(_Block(**settings).bfloat16(), torch.bfloat16)
+    count, code = _fused(_Block(functools.partial(_Norm, **settings)).bfloat16(), torch.bfloat16)
     assert count == 0
     assert library_calls(code).count("bi_inductor.reduction.default") == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_torchs_own_norm_is_rounded_once(dtype: torch.dtype) -> None:
+    block = nn.Sequential(*(_Block(functools.partial(nn.RMSNorm, _WIDTH)) for _ in range(2)))
+    count, code = _fused(block.to(dtype), dtype)
+    assert count == 4
+    calls = re.findall(r"add_rms_norm\((.*)\)", code)
+    assert all("rounded=False" in call for call in calls)
+    # the first norm of all has nothing before it
+    assert [call.split(", ")[1] == "None" for call in calls] == [True, False, False, False]
 
 
 def test_a_weight_in_another_dtype_stays_outside() -> None:

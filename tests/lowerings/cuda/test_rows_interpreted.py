@@ -61,18 +61,24 @@ def test_norms(extent: int) -> None:
 def test_the_fused_norm_rounds_as_its_parts_do(extent: int, dtype: torch.dtype) -> None:
     x, residual = (torch.randn(4, 3, extent).to(dtype) for _ in range(2))
     weight = torch.randn(extent).to(dtype)
-    out, total = norm.add_rms_norm(x, residual, weight, 1e-6, lanes=LANES)
+    out, total = norm.add_rms_norm(x, residual, weight, 1e-6, fma=False, rounded=True, lanes=LANES)
     assert torch.equal(total, x + residual)
     wide = total.float()
     mean = reduction.reduction(wide.pow(2), "mean", [-1], True, lanes=LANES)
     parts = weight * (wide * torch.rsqrt(mean + 1e-6)).to(dtype)
     # numpy's root may differ by one unit from torch's, and a rounding may double it
     torch.testing.assert_close(out, parts, rtol=2 * torch.finfo(dtype).eps, atol=0)
-    alone, empty = norm.add_rms_norm(total[1:2], None, weight, 1e-6, lanes=LANES)
+    alone, empty = norm.add_rms_norm(
+        total[1:2], None, weight, 1e-6, fma=False, rounded=True, lanes=LANES
+    )
     assert torch.equal(alone, out[1:2])
     assert not empty.numel()
-    bare, _ = norm.add_rms_norm(total.transpose(0, 1), None, None, 1e-6, lanes=LANES)
+    bare, _ = norm.add_rms_norm(
+        total.transpose(0, 1), None, None, 1e-6, fma=False, rounded=True, lanes=LANES
+    )
     assert torch.equal(weight * bare.transpose(0, 1), out)
+    whole, _ = norm.add_rms_norm(x, residual, weight, 1e-6, fma=True, rounded=False, lanes=LANES)
+    assert torch.equal(whole, norm.rms_norm(total, [extent], weight, 1e-6, lanes=LANES)[0])
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lowerings.cuda import row_kernels as kernels
-from lowerings.cuda.launching import launch
+from lowerings.cuda.launching import launch, overlap
 from lowerings.cuda.rows import check, tile_of
 
 
@@ -71,6 +71,7 @@ def _norm(
         HAS_BIAS=bias is not None,
         HELD=extent <= int(tile["LANES"]),
         **tile,
+        **overlap(out.get_device()),
     )
     return out, mean, rstd
 
@@ -110,6 +111,7 @@ def add_rms_norm(
         ROUNDED=rounded,
         HELD=extent <= int(tile["LANES"]),
         **tile,
+        **overlap(out.get_device()),
     )
     return out, total
 

@@ -8,6 +8,8 @@ are explicit fmas; compile with enable_fp_fusion=False.
 import triton
 import triton.language as tl
 
+from lowerings.cuda.overlap_kernels import follow
+
 
 @triton.jit
 def by_pairs(x, ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr):
@@ -109,9 +111,10 @@ def var_mean_rows(
 def norm_rows(
     x_ptr, weight_ptr, bias_ptr, out_ptr, mean_ptr, rstd_ptr, rows, extent, s_row, eps,
     CENTRED: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, HELD: tl.constexpr,
-    ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr,
+    ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr, OVERLAP: tl.constexpr,
 ) -> None:  # fmt: skip
     """layer_norm (CENTRED) or rms_norm of rows with unit stride."""
+    follow(OVERLAP)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     ok = (row < rows)[:, None]
     ptrs = x_ptr + _base(tl.where(row < rows, row, 0), 1, s_row, 0)
@@ -172,9 +175,10 @@ def _added(
 def add_rms_rows(
     x_ptr, residual_ptr, weight_ptr, out_ptr, sum_ptr, rows, extent, s_x, s_residual, eps,
     HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr, FMA: tl.constexpr, ROUNDED: tl.constexpr, HELD: tl.constexpr,
-    ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr,
+    ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr, OVERLAP: tl.constexpr,
 ) -> None:  # fmt: skip
     """Residual add and rms norm; ROUNDED: before the product with the weight. FMA: no rounding of a square."""
+    follow(OVERLAP)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     ok = (row < rows)[:, None]
     safe = tl.where(row < rows, row, 0).to(tl.int64)[:, None]

@@ -4,6 +4,7 @@
 14 us for the launch of a kernel that is already compiled (``benchmarks/cuda_kernels.py host``).
 """
 
+import functools
 from collections.abc import Hashable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -48,6 +49,17 @@ class Repeat:
             return
         stream = driver.active.get_current_stream(self._device)
         self._runner(*tensors, *self._arguments, stream=stream)
+
+
+@functools.cache
+def overlapped(device: torch.device) -> dict[str, bool]:
+    """Constants of a kernel with PDL: on a Hopper or later it may start before its predecessor on the stream has ended.
+
+    Such a kernel waits for the predecessor before it touches memory (programmatic dependent launch).
+    """
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
+        return {"PDL": False}
+    return {"PDL": True, "launch_pdl": True}
 
 
 #: by all that a kernel is specialised on, and its numbers

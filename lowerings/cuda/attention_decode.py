@@ -8,7 +8,7 @@ from lowerings.cuda import attention_decode_kernels as kernels
 from lowerings.cuda import attention_hopper, schedules
 from lowerings.cuda.attention_mask import bounded, whole
 from lowerings.cuda.launching import launch as launch_kernel
-from lowerings.cuda.launching import overlapped
+from lowerings.cuda.launching import overlap
 from lowerings.cuda.plans import KEY_BLOCK, KEY_SPLIT
 
 #: heads of one kv head: the rows of the tensor core
@@ -88,7 +88,7 @@ def launch(
         num_warps=schedule.warps,
         enable_fp_fusion=False,
         **options,
-        **overlapped(q.device),
+        **overlap(out.get_device()),
     )
     if parallel:
         launch_kernel(
@@ -103,5 +103,5 @@ def launch(
             BDV=triton.next_power_of_2(value_dim),
             num_warps=4,
             enable_fp_fusion=False,
-            **overlapped(q.device),
+            **overlap(out.get_device()),
         )

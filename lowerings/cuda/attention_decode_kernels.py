@@ -8,7 +8,8 @@ that of the Triton kernel in the same order. All heads keep the same keys, so a 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+from lowerings.cuda.overlap_kernels import follow
 
 _LOG2E = gl.constexpr(1.4426950408889634)
 _LN2 = gl.constexpr(0.6931471805599453)
@@ -127,15 +128,13 @@ def decode(
     q_b, q_h, k_b, k_h, k_row, v_b, v_h, v_row, out_b, out_h, mask_b, mask_k, start_b,
     GROUP: gl.constexpr, MASK: gl.constexpr, THRESHOLD: gl.constexpr, FOLDED: gl.constexpr, PARALLEL: gl.constexpr,
     KEYS: gl.constexpr, SPLIT: gl.constexpr, BLOCKS: gl.constexpr,
-    D: gl.constexpr, DV: gl.constexpr, BD: gl.constexpr, BDV: gl.constexpr, PDL: gl.constexpr,
+    D: gl.constexpr, DV: gl.constexpr, BD: gl.constexpr, BDV: gl.constexpr, OVERLAP: gl.constexpr,
 ) -> None:  # fmt: skip
     """One kv head of one sample, all its keys; with PARALLEL one piece of them, stored for ``merge``.
 
-    FOLDED: a program finds the kept range in the mask itself. PDL: as in ``norm_kernels.py``.
+    FOLDED: a program finds the kept range in the mask itself.
     """
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
+    follow(OVERLAP)
     W: gl.constexpr = gl.num_warps()
     SHARED: gl.constexpr = min(BLOCKS, W)
     STEP: gl.constexpr = BLOCKS * KEYS
@@ -314,12 +313,10 @@ def _picked(values, place, AT: gl.constexpr):
 @gluon.jit(do_not_specialize=["heads", "pieces"])
 def merge(
     part_ptr, stat_ptr, count_ptr, lse_ptr, out_ptr, heads, pieces, out_b, out_h,
-    GROUP: gl.constexpr, COUNTED: gl.constexpr, MANY: gl.constexpr, DV: gl.constexpr, BDV: gl.constexpr, PDL: gl.constexpr,
+    GROUP: gl.constexpr, COUNTED: gl.constexpr, MANY: gl.constexpr, DV: gl.constexpr, BDV: gl.constexpr, OVERLAP: gl.constexpr,
 ) -> None:  # fmt: skip
     """Merge the stored pieces of row ``pid`` of [B, H] in ascending order, MANY loads of them in flight."""
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
+    follow(OVERLAP)
     layout: gl.constexpr = gl.BlockedLayout([MANY, 1], [1, 32], [1, gl.num_warps()], [1, 0])
     row = gl.program_id(0)
     b = (row // heads).to(gl.int64)

@@ -51,17 +51,6 @@ class Repeat:
         self._runner(*tensors, *self._arguments, stream=stream)
 
 
-@functools.cache
-def overlapped(device: torch.device) -> dict[str, bool]:
-    """Constants of a kernel with PDL: on a Hopper or later it may start before its predecessor on the stream has ended.
-
-    Such a kernel waits for the predecessor before it touches memory (programmatic dependent launch).
-    """
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
-        return {"PDL": False}
-    return {"PDL": True, "launch_pdl": True}
-
-
 #: by all that a kernel is specialised on, and its numbers
 _repeats: Memory[Repeat] = Memory()
 
@@ -102,6 +91,17 @@ def launch(
     repeat = Repeat(compiled[(*grid, 1, 1)[:3]], (*numbers, *values), device)
     _repeats.keep(key, repeat)
     return repeat
+
+
+def overlap(index: int) -> dict[str, bool]:
+    """Return constant and option of a kernel that begins with ``overlap_kernels.follow``, for device ``index``."""
+    # the CPU of Triton's interpreter, which knows no such option, is -1
+    return {"OVERLAP": True, "launch_pdl": True} if _overlaps(index) else {"OVERLAP": False}
+
+
+@functools.cache
+def _overlaps(index: int) -> bool:
+    return index >= 0 and torch.cuda.get_device_capability(index) >= (9, 0)
 
 
 def _kind(x: Any) -> Hashable:

@@ -9,7 +9,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bi_inductor.errors import LoweringError
 from lowerings.cuda import matmul_kernels as kernels
-from lowerings.cuda import schedules
+from lowerings.cuda import schedules, stream
 from lowerings.cuda.launching import Memory, Repeat, launch
 from lowerings.cuda.schedules import Gemm
 
@@ -151,13 +151,15 @@ def _product(
     if not out.numel():
         return None
     if schedule is None:
-        schedule = _choose(a, b, out, split_size)
+        schedule = choose(a, b, split_size)
     scaled = alpha != 1 or (bias is not None and beta != 1)
     if schedule.tma:
         if out.dim() == 3:
             a, b, out, bias = a[0], b[0], out[0], None if bias is None else bias[0]
         _launch_tma(a, b, out, bias, alpha, beta, scaled, schedule)
         return None
+    if schedule.stream:
+        return stream.product(a, b, out, bias, alpha, beta, scaled, schedule)
     *batch, rows, columns = out.shape
     depth = a.shape[-1]
     tiles = -(-rows // schedule.m) * -(-columns // schedule.n)
@@ -247,11 +249,21 @@ def _uniform(dtype: torch.dtype) -> Gemm:
     return schedules.FLOAT32[1] if dtype == torch.float32 else schedules.POINTERS[0]
 
 
-def _choose(a: Tensor, b: Tensor, out: Tensor, split_size: int) -> Gemm:
-    """What strides, sizes and alignment decide is looked up; only the addresses are looked at."""
+def choose(a: Tensor, b: Tensor, split_size: int, *, columns: int | None = None) -> Gemm:
+    """Return the schedule of ``a @ b``: strides and sizes are looked up; only the addresses are looked at.
+
+    ``columns``: of all products in the launch, where b's are not all.
+    """
     aligned = not (a.data_ptr() | b.data_ptr()) & 15
     return _chosen(
-        a.dtype, a.shape, a.stride(), b.stride(), out.shape[-1], split_size, aligned, a.get_device()
+        a.dtype,
+        a.shape,
+        a.stride(),
+        b.stride(),
+        columns or b.shape[-1],
+        split_size,
+        aligned,
+        a.get_device(),
     )
 
 
@@ -270,6 +282,7 @@ def _chosen(
     *batches, rows, depth = shape
     batch = batches[0] if batches else 1
     steps = 16 // dtype.itemsize
+    streamed = not batches and depth <= split_size and aligned
     one_chain = batch == 1 and depth <= split_size and aligned and min(rows, columns, depth) > 1
     b_row, b_column = b_strides[-2:]
     # a tensor copy wants one unit stride and the rest in steps of 16 bytes
@@ -283,7 +296,15 @@ def _chosen(
         and pitch % steps == 0
         and columns % steps == 0
     )
-    return schedules.gemm(rows, columns, dtype, sms=sms, tma=tma, shared=shared)
+    return schedules.gemm(
+        rows,
+        columns,
+        dtype,
+        sms=sms,
+        tma=tma,
+        stream=streamed and stream.streams(depth, a_strides, b_strides, rows),
+        shared=shared,
+    )
 
 
 def _check(a: Tensor, b: Tensor, split_size: int) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from lowerings.cuda import norm_kernels as kernels
-from lowerings.cuda.launching import launch, overlapped
+from lowerings.cuda.launching import launch, overlap
 from lowerings.cuda.rows import check, tile_of
 
 
@@ -70,7 +70,7 @@ def _norm(
         HAS_WEIGHT=weight is not None,
         HAS_BIAS=bias is not None,
         **tile,
-        **overlapped(x.device),
+        **overlap(out.get_device()),
     )
     return out, mean, rstd
 
@@ -109,7 +109,7 @@ def add_rms_norm(
         FMA=fma,
         ROUNDED=rounded,
         **tile,
-        **overlapped(x.device),
+        **overlap(out.get_device()),
     )
     return out, total
 

@@ -1,13 +1,12 @@
 """Triton kernels of layer_norm and rms_norm: rows of ``row_kernels.py`` with unit stride.
 
-A row of at most LANES elements is read once and stays in registers. PDL: the kernel may be launched before the one before
-it has ended, and waits for it itself.
+A row of at most LANES elements is read once and stays in registers.
 """
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from lowerings.cuda.overlap_kernels import follow
 from lowerings.cuda.row_kernels import base, by_pairs, total_of
 
 
@@ -28,13 +27,11 @@ def _affine(y, weight, bias, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr):
 @triton.jit(do_not_specialize=["rows"])
 def norm_held(
     x_ptr, weight_ptr, bias_ptr, out_ptr, mean_ptr, rstd_ptr, rows, extent, s_row, eps,
-    CENTRED: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, PDL: tl.constexpr,
+    CENTRED: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, OVERLAP: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr,
 ) -> None:  # fmt: skip
     """layer_norm (CENTRED) or rms_norm of rows of at most LANES elements."""
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
+    follow(OVERLAP)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     ok = (row < rows)[:, None]
     at = tl.where(row < rows, row, 0).to(tl.int64)[:, None]
@@ -61,13 +58,11 @@ def norm_held(
 @triton.jit(do_not_specialize=["rows"])
 def norm_rows(
     x_ptr, weight_ptr, bias_ptr, out_ptr, mean_ptr, rstd_ptr, rows, extent, s_row, eps,
-    CENTRED: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, PDL: tl.constexpr,
+    CENTRED: tl.constexpr, HAS_WEIGHT: tl.constexpr, HAS_BIAS: tl.constexpr, OVERLAP: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr,
 ) -> None:  # fmt: skip
     """The same of rows of any length."""
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
+    follow(OVERLAP)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     ok = (row < rows)[:, None]
     ptrs = x_ptr + base(tl.where(row < rows, row, 0), 1, s_row, 0)
@@ -109,13 +104,11 @@ def _added(
 @triton.jit(do_not_specialize=["rows"])
 def add_rms_held(
     x_ptr, residual_ptr, weight_ptr, out_ptr, sum_ptr, rows, extent, s_x, s_residual, eps,
-    HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr, FMA: tl.constexpr, ROUNDED: tl.constexpr, PDL: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr, FMA: tl.constexpr, ROUNDED: tl.constexpr, OVERLAP: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr,
 ) -> None:  # fmt: skip
     """``add_rms_rows`` of rows of at most LANES elements: a lane has one square, so FMA is all the same."""
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
+    follow(OVERLAP)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     at = tl.where(row < rows, row, 0).to(tl.int64)[:, None]
     lane = tl.arange(0, LANES)
@@ -137,13 +130,11 @@ def add_rms_held(
 @triton.jit(do_not_specialize=["rows"])
 def add_rms_rows(
     x_ptr, residual_ptr, weight_ptr, out_ptr, sum_ptr, rows, extent, s_x, s_residual, eps,
-    HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr, FMA: tl.constexpr, ROUNDED: tl.constexpr, PDL: tl.constexpr,
+    HAS_RESIDUAL: tl.constexpr, HAS_WEIGHT: tl.constexpr, FMA: tl.constexpr, ROUNDED: tl.constexpr, OVERLAP: tl.constexpr,
     ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr,
 ) -> None:  # fmt: skip
     """Residual add and rms norm; ROUNDED: before the product with the weight. FMA: no rounding of a square."""
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
+    follow(OVERLAP)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     ok = (row < rows)[:, None]
     safe = tl.where(row < rows, row, 0).to(tl.int64)[:, None]

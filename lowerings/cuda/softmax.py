@@ -5,7 +5,7 @@ from torch import Tensor
 
 from lowerings.cuda import schedules
 from lowerings.cuda import softmax_kernels as kernels
-from lowerings.cuda.launching import launch, overlapped
+from lowerings.cuda.launching import launch, overlap
 from lowerings.cuda.plans import LANES
 from lowerings.cuda.rows import Rows, check, constants, programs, rows_of
 
@@ -29,7 +29,7 @@ def softmax(
     tile = constants(view)
     kernel = kernels.softmax_held if view.extent <= int(tile["LANES"]) else kernels.softmax_rows
     numbers = (view.rows, *view.arguments())
-    shared = {**tile, **overlapped(x.device)}
+    shared = {**tile, **overlap(out.get_device())}
     launch(kernel, programs(view, tile), (x, out), numbers, LOG_OUT=log, **shared)
     return out
 
@@ -38,7 +38,7 @@ def _long(x: Tensor, out: Tensor, view: Rows, log: bool) -> None:
     """Contiguous rows longer than LANES: one of a program, or in parts where rows are few."""
     numbers = (view.rows, view.extent)
     parts = schedules.softmax_parts(view.rows, view.extent)
-    shared = {"LANES": LANES, "enable_fp_fusion": False, **overlapped(x.device)}
+    shared = {"LANES": LANES, "enable_fp_fusion": False, **overlap(out.get_device())}
     if parts == 1:
         launch(
             kernels.softmax_long,
@@ -69,6 +69,6 @@ def _long(x: Tensor, out: Tensor, view: Rows, log: bool) -> None:
         LOG=parts.bit_length() - 1,
         BLOCK=_BLOCK,
         num_warps=4,
-        **overlapped(x.device),
+        **overlap(out.get_device()),
         enable_fp_fusion=False,
     )

@@ -1,24 +1,19 @@
-"""Triton kernels of softmax and log_softmax: the exact maximum, lanes of exp(x - max), then quotients or differences.
-
-PDL: as in ``norm_kernels.py``.
-"""
+"""Triton kernels of softmax and log_softmax: the exact maximum, lanes of exp(x - max), then quotients or differences."""
 
 import triton
 import triton.language as tl
-from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from lowerings.cuda.overlap_kernels import follow
 from lowerings.cuda.row_kernels import base, by_pairs
 
 
 @triton.jit(do_not_specialize=["rows"])
 def softmax_rows(
     x_ptr, out_ptr, rows, inner, extent, s_outer, s_inner, s_r,
-    LOG_OUT: tl.constexpr, PDL: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr,
+    LOG_OUT: tl.constexpr, OVERLAP: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr,
 ) -> None:  # fmt: skip
     """The exact maximum, lanes of exp(x - max), then the quotient or the difference of logarithms."""
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
+    follow(OVERLAP)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     ok = (row < rows)[:, None]
     offsets = base(tl.where(row < rows, row, 0), inner, s_outer, s_inner)
@@ -56,12 +51,10 @@ def softmax_rows(
 @triton.jit(do_not_specialize=["rows"])
 def softmax_held(
     x_ptr, out_ptr, rows, inner, extent, s_outer, s_inner, s_r,
-    LOG_OUT: tl.constexpr, PDL: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr,
+    LOG_OUT: tl.constexpr, OVERLAP: tl.constexpr, ROWS: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr, UNROLL: tl.constexpr,
 ) -> None:  # fmt: skip
     """The form of ``softmax_rows`` for a row of at most LANES elements: read once."""
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
+    follow(OVERLAP)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     r = tl.arange(0, LANES)
     mask = (row < rows)[:, None] & (r < extent)[None, :]
@@ -76,13 +69,11 @@ def softmax_held(
 
 @triton.jit(do_not_specialize=["rows"])
 def softmax_long(
-    x_ptr, out_ptr, rows, extent, LOG_OUT: tl.constexpr, PDL: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr,
+    x_ptr, out_ptr, rows, extent, LOG_OUT: tl.constexpr, OVERLAP: tl.constexpr, LANES: tl.constexpr, LOG: tl.constexpr,
     UNROLL: tl.constexpr,
 ) -> None:  # fmt: skip
     """A contiguous row of a program: the second and the third look at it find it in the L2 cache."""
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
+    follow(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     x_ptr += row * extent
     out_ptr += row * extent
@@ -126,11 +117,9 @@ def softmax_long(
 
 @triton.jit(do_not_specialize=["rows"])
 def top_part(x_ptr, part_ptr, rows, extent, PARTS: tl.constexpr, WIDTH: tl.constexpr, LANES: tl.constexpr,
-             UNROLL: tl.constexpr, PDL: tl.constexpr) -> None:  # fmt: skip
+             UNROLL: tl.constexpr, OVERLAP: tl.constexpr) -> None:  # fmt: skip
     """Maximum of the lanes [part * WIDTH, ...) of one contiguous row."""
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
+    follow(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     lane = part * WIDTH + tl.arange(0, WIDTH)
@@ -145,11 +134,9 @@ def top_part(x_ptr, part_ptr, rows, extent, PARTS: tl.constexpr, WIDTH: tl.const
 
 @triton.jit(do_not_specialize=["rows"])
 def exp_part(x_ptr, top_ptr, part_ptr, rows, extent, PARTS: tl.constexpr, WIDTH: tl.constexpr,
-             LOG: tl.constexpr, LANES: tl.constexpr, UNROLL: tl.constexpr, PDL: tl.constexpr) -> None:  # fmt: skip
+             LOG: tl.constexpr, LANES: tl.constexpr, UNROLL: tl.constexpr, OVERLAP: tl.constexpr) -> None:  # fmt: skip
     """Sum of exp(x - max) over the same lanes: a subtree of the row's."""
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
+    follow(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     part = tl.program_id(1)
     lane = part * WIDTH + tl.arange(0, WIDTH)
@@ -169,11 +156,9 @@ def exp_part(x_ptr, top_ptr, part_ptr, rows, extent, PARTS: tl.constexpr, WIDTH:
 
 @triton.jit(do_not_specialize=["rows"])
 def softmax_write(x_ptr, top_ptr, part_ptr, out_ptr, rows, extent, LOG_OUT: tl.constexpr,
-                  PARTS: tl.constexpr, LOG: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr) -> None:  # fmt: skip
+                  PARTS: tl.constexpr, LOG: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr) -> None:  # fmt: skip
     """The top of the tree, and one block of the row's quotients or differences."""
-    if PDL:
-        gdc_wait()
-        gdc_launch_dependents()
+    follow(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     parts = row * PARTS + tl.arange(0, PARTS)
     top = tl.max(tl.load(top_ptr + parts), axis=0)

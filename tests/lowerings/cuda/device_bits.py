@@ -22,6 +22,7 @@ from lowerings.cuda import (
     scan,
     scatter,
     schedules,
+    shared,
     softmax,
     topk,
 )
@@ -54,8 +55,10 @@ def data(kind: str, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
 
 def gemm() -> None:
     for dtype in (torch.bfloat16, torch.float16):
-        for n, k in ((6144, 4096), (768, 3072), (1000, 1000), (333, 777)):
+        for n, k in ((6144, 4096), (768, 3072), (1000, 1072), (1000, 1000), (333, 777)):
             _gemm_shape(dtype, n, k)
+        _shared(dtype)
+        _overlapping(dtype)
     for n, k in ((768, 3072), (333, 777)):
         a, w = data("normal", 1000, k, torch.float32), data("normal", n, k, torch.float32)
         exact = a.double() @ w.double().t()
@@ -99,7 +102,11 @@ def gemm() -> None:
 
 def _gemm_shape(dtype: torch.dtype, n: int, k: int) -> None:
     aligned = n % 8 == 0 and k % 8 == 0
-    tiles = [tile for tile in schedules.ALL_HALVES if aligned or not tile.tma]
+    tiles = [
+        tile
+        for tile in schedules.ALL_HALVES
+        if (aligned or not tile.tma) and (k % 16 == 0 or not tile.stream)
+    ]
     for kind in ("normal", "wide", "cancelling"):
         a, w = data(kind, 1000, k, dtype), data(kind, n, k, dtype)
         bias = torch.randn(n, device="cuda").to(dtype)
@@ -132,6 +139,49 @@ def _gemm_shape(dtype: torch.dtype, n: int, k: int) -> None:
             print(
                 f"        {name} mean error ours {errors[0]:.3e} cuBLAS {errors[1]:.3e}", flush=True
             )
+
+
+def _shared(dtype: torch.dtype) -> None:
+    a = data("wide", 64, 1072, dtype)
+    weights = [data("wide", n, 1072, dtype) for n in (1000, 72, 24)]
+    pairs = []
+    for m in (1, 2, 8, 9, 16, 17, 32, 33):
+        for few in (weights[:2], weights):
+            outs = shared.shared_mm(a[:m], *few, split_size=CHAIN)
+            pairs += [
+                (out, matmul.mm(a[:m], w.t(), split_size=CHAIN))
+                for out, w in zip(outs, few, strict=False)
+            ]
+    report(f"{str(dtype)[6:]} products of one input = each alone", pairs)
+
+
+def _overlapping(dtype: torch.dtype) -> None:
+    """Launches that start before the one in front has ended, in a graph, against one at a time."""
+    x = data("normal", 8, 4096, dtype)
+    up, down = (data("normal", 4096, 4096, dtype) / 64 for _ in range(2))
+
+    def chain(after: Callable[[], object]) -> Tensor:
+        h = x
+        for _ in range(20):
+            normed, _ = norm.rms_norm(h, [4096], None, 1e-6, lanes=LANES)
+            after()
+            left, right, _ = shared.shared_mm(normed, up, down, split_size=CHAIN)
+            after()
+            h = matmul.mm(left + right, down.t(), split_size=CHAIN)
+            after()
+        return h
+
+    wanted = chain(torch.cuda.synchronize)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = chain(lambda: None)
+    outs = []
+    for _ in range(100):
+        graph.replay()
+        outs.append(out.clone())
+    report(f"{str(dtype)[6:]} overlapping launches in a graph", [(o, wanted) for o in outs])
+    loose = [(chain(lambda: None), wanted) for _ in range(20)]
+    report(f"{str(dtype)[6:]} overlapping launches", loose)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, **kwargs: object) -> Tensor:

@@ -71,7 +71,7 @@ def test_keys_and_values_are_under_way_before_the_first_product(
         "SPLIT": KEY_SPLIT,
         "BLOCKS": schedule.blocks,
         **dict.fromkeys(("D", "DV", "BD", "BDV"), dim),
-        "PDL": True,
+        "OVERLAP": True,
     }
     limit = {"maxnreg": schedule.registers} if schedule.registers else {}
     compiled = _compile(kernels.decode, element, constants, **limit)
@@ -98,7 +98,7 @@ def test_keys_and_values_are_under_way_before_the_first_product(
 @pytest.mark.parametrize("many", [1, 16])
 def test_pieces_are_loaded_together(many: int, tmp_path: Path) -> None:
     sizes = {"MANY": many, "DV": 128, "BDV": 128}
-    constants = {"GROUP": 4, "COUNTED": True, **sizes, "PDL": False}
+    constants = {"GROUP": 4, "COUNTED": True, **sizes, "OVERLAP": False}
     ptx = _compile(kernels.merge, "bf16", constants).asm["ptx"]
     assert machine_code(ptx, tmp_path)[0] == 0
     loop = ptx.split("ex2.approx")[0]

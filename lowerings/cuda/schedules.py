@@ -207,6 +207,25 @@ def attention(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Decode:
+    """Blocks of keys scored together; ``parallel``: a program for every piece; registers of a thread, 0 for any."""
+
+    blocks: int
+    warps: int = 4
+    registers: int = 0
+    parallel: bool = False
+
+
+def decode(sequences: int, pieces: int, dim: int, *, sms: int) -> Decode:
+    """Choose the schedule of one query for each of ``sequences`` kv heads, keys in ``pieces``."""
+    parallel = sequences < 3 * sms // 4
+    # four programs on a multiprocessor where there are that many, two that wait less where not
+    if sequences * (pieces if parallel else 1) > 3 * sms // 2:
+        return Decode(blocks=1, registers=128 if dim <= 128 else 0, parallel=parallel)
+    return Decode(blocks=2, parallel=parallel)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
     """Rows of one program, the lanes it keeps (the plan's, or fewer for a short row), steps in flight."""
 
@@ -226,9 +245,11 @@ def rows(count: int, extent: int, *, unit_stride: bool, lanes: int = 4096) -> Ro
     if short < lanes:
         side = max(1, min(2048 // short, 1 << max(count // 264, 1).bit_length() - 1))
         return Rows(rows=side, lanes=short, unroll=1, warps=4 if side * short >= 1024 else 1)
-    return Rows(rows=1, lanes=lanes, unroll=1 if extent <= lanes else 2, warps=8)
+    if extent <= lanes:
+        return Rows(rows=1, lanes=lanes, unroll=1, warps=4)
+    return Rows(rows=1, lanes=lanes, unroll=2, warps=8)
 
 
-def softmax_parts(count: int) -> int:
-    """How many programs share the lanes of a long row: more when rows are few."""
-    return 16 if count <= 16 else 4 if count <= 256 else 2
+def softmax_parts(count: int, extent: int) -> int:
+    """How many programs share the lanes of a long row: one unless long rows are few."""
+    return 32 if count <= 64 and extent > 32768 else 1

@@ -14,23 +14,29 @@ from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
 from lowerings.cuda import (
+    attention_decode_kernels,
     attention_hopper_kernels,
     attention_kernels,
     matmul_kernels,
+    norm_kernels,
     order_kernels,
     row_kernels,
     schedules,
+    softmax_kernels,
     stream_kernels,
 )
 
 H100 = GPUTarget("cuda", 90, 32)
 _TILES = tuple(dict.fromkeys(tile for _, *tiles in schedules.STREAMED for tile in tiles))
 _MODULES = (
+    attention_decode_kernels,
     attention_hopper_kernels,
     attention_kernels,
     matmul_kernels,
+    norm_kernels,
     order_kernels,
     row_kernels,
+    softmax_kernels,
     stream_kernels,
 )
 
@@ -117,3 +123,4 @@ def test_what_may_overlap_waits_first() -> None:
         assert ast.unparse(first) == "follow(OVERLAP)", name
         found.append(name)
     assert {"product_stream", "products_stream", "norm_rows", "add_rms_rows"} <= set(found)
+    assert {"norm_held", "add_rms_held", "softmax_long", "decode", "merge"} <= set(found)

@@ -105,7 +105,9 @@ def _overlaps(index: int) -> bool:
 
 
 def _kind(x: Any) -> Hashable:
-    """What a pointer or a descriptor is specialised on, besides its place in the signature."""
+    """What a pointer or a descriptor is specialised on, besides its place in the signature; None stays None."""
+    if x is None:
+        return None
     if isinstance(x, Tensor):
         return x.dtype, x.data_ptr() % 16
     layout = getattr(x, "layout", None)

@@ -8,15 +8,17 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bi_inductor.errors import LoweringError
+from lowerings.cuda import matmul_hopper, schedules, schedules_hopper, stream
 from lowerings.cuda import matmul_kernels as kernels
-from lowerings.cuda import schedules, stream
 from lowerings.cuda.launching import Memory, Repeat, launch
+from lowerings.cuda.matmul_hopper import Again
 from lowerings.cuda.schedules import Gemm
+from lowerings.cuda.schedules_hopper import Hopper
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _GROUP = 8
-#: products without bias, by operands
-_repeats: Memory[Repeat] = Memory()
+#: products, by operands
+_repeats: Memory[Repeat | Again] = Memory()
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -37,27 +39,25 @@ def mm(
     beta: float = 1,
     split_size: int,
     uniform: bool = False,
-    schedule: Gemm | None = None,
+    schedule: Gemm | Hopper | None = None,
 ) -> Tensor:
     """Return ``alpha * a [M, K] @ b [K, N] + beta * bias``; any strides, bias broadcastable to ``[M, N]``.
 
     ``uniform`` takes one tile for every number of rows: the same bits.
     """
     out = a.new_empty((a.shape[0], b.shape[1]))
-    if schedule is None and bias is None:
-        _repeated(a, b, out, alpha, split_size, uniform)
+    if schedule is None or uniform:
+        _repeated(a, b, out, bias, alpha, beta, split_size, uniform)
         return out
-    if uniform:
-        schedule = _uniform(a.dtype)
     _product(a, b, out, bias, alpha, beta, split_size, schedule)
     return out
 
 
 def _repeated(
-    a: Tensor, b: Tensor, out: Tensor, alpha: float, split_size: int, uniform: bool
-) -> None:
-    """The product without bias: what follows from shapes and strides is worked out once for each of them."""
-    place = a.data_ptr() & 15, b.data_ptr() & 15, a.get_device()
+    a: Tensor, b: Tensor, out: Tensor, bias: Tensor | None,
+    alpha: float, beta: float, split_size: int, uniform: bool,
+) -> None:  # fmt: skip
+    """The product of two matrices: what follows from shapes and strides is worked out once for each of them."""
     key = (
         a.dtype,
         b.dtype,
@@ -68,13 +68,17 @@ def _repeated(
         alpha,
         split_size,
         uniform,
-        place,
+        (a.data_ptr() & 15, b.data_ptr() & 15, a.get_device()),
+        None
+        if bias is None
+        else (bias.dtype, bias.shape, bias.stride(), beta, bias.data_ptr() & 15),
     )
     repeat = _repeats.get(key)
     if repeat is not None:
-        repeat(a, b, out, out)
+        repeat(a, b, out, out if bias is None else bias)
         return
-    repeat = _product(a, b, out, None, alpha, 1, split_size, _uniform(a.dtype) if uniform else None)
+    schedule = _uniform(a.dtype) if uniform else None
+    repeat = _product(a, b, out, bias, alpha, beta, split_size, schedule)
     if repeat is not None:
         _repeats.keep(key, repeat)
 
@@ -142,8 +146,8 @@ def _product(
     alpha: float,
     beta: float,
     split_size: int,
-    schedule: Gemm | None,
-) -> Repeat | None:
+    schedule: Gemm | Hopper | None,
+) -> Repeat | Again | None:
     """Fill ``out [M, N]`` or ``[B, M, N]``; a, b and out have one rank. Return what does it again, if one can."""
     _check(a, b, split_size)
     if bias is not None and bias.shape != out.shape:
@@ -153,9 +157,12 @@ def _product(
     if schedule is None:
         schedule = choose(a, b, split_size)
     scaled = alpha != 1 or (bias is not None and beta != 1)
-    if schedule.tma:
+    if isinstance(schedule, Hopper) or schedule.tma:
         if out.dim() == 3:
             a, b, out, bias = a[0], b[0], out[0], None if bias is None else bias[0]
+        if isinstance(schedule, Hopper):
+            sms, _, _ = _device(a.device.index or 0)
+            return matmul_hopper.run(a, b, out, bias, alpha, beta, schedule, sms)
         _launch_tma(a, b, out, bias, alpha, beta, scaled, schedule)
         return None
     if schedule.stream:
@@ -249,7 +256,7 @@ def _uniform(dtype: torch.dtype) -> Gemm:
     return schedules.FLOAT32[1] if dtype == torch.float32 else schedules.POINTERS[0]
 
 
-def choose(a: Tensor, b: Tensor, split_size: int, *, columns: int | None = None) -> Gemm:
+def choose(a: Tensor, b: Tensor, split_size: int, *, columns: int | None = None) -> Gemm | Hopper:
     """Return the schedule of ``a @ b``: strides and sizes are looked up; only the addresses are looked at.
 
     ``columns``: of all products in the launch, where b's are not all.
@@ -277,7 +284,7 @@ def _chosen(
     split_size: int,
     aligned: bool,
     index: int,
-) -> Gemm:
+) -> Gemm | Hopper:
     sms, copies, shared = (132, False, 227 << 10) if _INTERPRETED else _device(index)
     *batches, rows, depth = shape
     batch = batches[0] if batches else 1
@@ -296,6 +303,8 @@ def _chosen(
         and pitch % steps == 0
         and columns % steps == 0
     )
+    if tma and rows > 32 and dtype != torch.float32 and matmul_hopper.is_hopper(index):
+        return schedules_hopper.choose(rows, columns, depth, sms=sms)
     return schedules.gemm(
         rows,
         columns,

@@ -11,6 +11,7 @@ from torch import Tensor
 from lowerings.cuda import matmul, stream
 from lowerings.cuda.launching import Memory, Repeat
 from lowerings.cuda.schedules import Gemm
+from lowerings.cuda.schedules_hopper import Hopper
 
 #: launches by operands
 _repeats: Memory[Repeat] = Memory()
@@ -50,7 +51,11 @@ def _key(a: Tensor, weights: Sequence[Tensor], split_size: int) -> Hashable:
 
 def _together(a: Tensor, weights: Sequence[Tensor], split_size: int) -> Gemm | None:
     """The schedule of one launch for all, if each of them would have such a schedule."""
-    if not a.shape[0] or any(not matmul.choose(a, w.t(), split_size).stream for w in weights):
+    if not a.shape[0] or not all(_streams(matmul.choose(a, w.t(), split_size)) for w in weights):
         return None
-    columns = sum(w.shape[0] for w in weights)
-    return matmul.choose(a, weights[0].t(), split_size, columns=columns)
+    chosen = matmul.choose(a, weights[0].t(), split_size, columns=sum(w.shape[0] for w in weights))
+    return chosen if isinstance(chosen, Gemm) else None
+
+
+def _streams(schedule: Gemm | Hopper) -> bool:
+    return isinstance(schedule, Gemm) and schedule.stream

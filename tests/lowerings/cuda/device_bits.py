@@ -7,6 +7,7 @@ Prints one line a check, ``ok`` or the number of differing elements; exits with 
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,11 +18,13 @@ from lowerings.cuda import (
     attention_hopper,
     convolution,
     matmul,
+    matmul_hopper,
     norm,
     reduction,
     scan,
     scatter,
     schedules,
+    schedules_hopper,
     shared,
     softmax,
     topk,
@@ -107,6 +110,9 @@ def _gemm_shape(dtype: torch.dtype, n: int, k: int) -> None:
         for tile in schedules.ALL_HALVES
         if (aligned or not tile.tma) and (k % 16 == 0 or not tile.stream)
     ]
+    if aligned and matmul_hopper.is_hopper(0):
+        tiles += [tile for tile, _ in schedules_hopper.TILES]
+        tiles += [replace(tile, early=True) for tile in tiles[-3:]]
     for kind in ("normal", "wide", "cancelling"):
         a, w = data(kind, 1000, k, dtype), data(kind, n, k, dtype)
         bias = torch.randn(n, device="cuda").to(dtype)
@@ -120,6 +126,8 @@ def _gemm_shape(dtype: torch.dtype, n: int, k: int) -> None:
             f"{name} rows",
             [(matmul.mm(a[:m], w.t(), bias, split_size=CHAIN), whole[:m]) for m in ROWS],
         )
+        if aligned and kind == "normal":
+            _gemm_epilogues(name, a, w, bias, tiles)
         if kind == "normal":
             wt = w.t().contiguous()
             report(
@@ -182,6 +190,27 @@ def _overlapping(dtype: torch.dtype) -> None:
     report(f"{str(dtype)[6:]} overlapping launches in a graph", [(o, wanted) for o in outs])
     loose = [(chain(lambda: None), wanted) for _ in range(20)]
     report(f"{str(dtype)[6:]} overlapping launches", loose)
+
+
+def _gemm_epilogues(name: str, a: Tensor, w: Tensor, bias: Tensor, tiles: list[object]) -> None:
+    """A bias of its own for every row, factors, few rows, and weights by K, on every third tile."""
+    full = torch.randn(len(a), len(w), device="cuda").to(a.dtype)
+    wt = w.t().contiguous()
+    for rows in (33, 77, 200):
+        x, y = a[:rows], full[:rows]
+        pairs = []
+        for tile in tiles[::3]:
+            for weights, added, factors in (
+                (w.t(), y, {"alpha": 0.5, "beta": 2.0}),
+                (w.t(), bias, {"beta": 0.25}),
+                (wt, None, {}),
+            ):
+                made, plain = (
+                    matmul.mm(x, weights, added, split_size=CHAIN, schedule=one, **factors)
+                    for one in (tile, schedules.POINTERS[0])
+                )
+                pairs.append((made, plain))
+        report(f"{name} epilogues of {rows} rows", pairs)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, **kwargs: object) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lowerings.cuda import norm, reduction, softmax
+from lowerings.cuda import norm, reduction, schedules, softmax
 from lowerings.cuda.plans import LANES
 
 
@@ -88,3 +88,13 @@ def test_softmax(dim: int, log: bool) -> None:
     out = softmax.softmax(x, dim, log, lanes=LANES)
     stock = torch.log_softmax(x, dim) if log else torch.softmax(x, dim)
     assert (out - stock).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_parts_of_a_long_row_are_the_row(log: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(2, 33000)
+    assert schedules.softmax_parts(*x.shape) > 1
+    parts = softmax.softmax(x, -1, log, lanes=LANES)
+    monkeypatch.setattr(schedules, "softmax_parts", lambda count, extent: 1)
+    assert torch.equal(softmax.softmax(x, -1, log, lanes=LANES), parts)
+    assert (parts - (torch.log_softmax if log else torch.softmax)(x, -1)).abs().max() < 1e-5

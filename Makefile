@@ -51,9 +51,13 @@ test-cuda: install
 	TRITON_INTERPRET=1 $(BIN)/pytest tests/lowerings/cuda -n 2 -q $(addprefix --ignore=,$(COMPILED))
 	$(BIN)/pytest $(COMPILED) -q
 
-# every architecture in every dtype along every axis, 10,000 random graphs: hours. DEVICE=cuda: the same on a GPU
+# every architecture in every dtype along every axis, 10,000 random graphs: hours. DEVICE=cuda: the same on a GPU.
+# LIMIT=600 ends it after ten minutes: what passed is kept in .cache, and the next call goes on from there
+KEPT = .cache/suite_$(DEVICE)
 test-all: install
-	$(BIN)/pytest tests/suite -n auto --dist worksteal -q --thorough --durations=30 --bi-device $(DEVICE) --bi-table .cache/suite_$(DEVICE).md
+	mkdir -p .cache
+	$(BIN)/pytest tests/suite -n auto --dist worksteal -q --thorough --durations=30 --bi-device $(DEVICE) --record $(KEPT).jsonl $(if $(LIMIT),--seconds $(LIMIT)); \
+	status=$$?; $(BIN)/python -m tests.suite.record $(KEPT).jsonl > $(KEPT).md; exit $$status
 
 # kernels of other devices, proved without them: Metal through a C++ shim, NKI through an emulator
 test-mps test-neuron: test-%: install

@@ -21,7 +21,7 @@ from bi_inductor.errors import (
 )
 from bi_inductor.flow.axes import Extent, Role, Value, carries, plain, shape_of, total
 from bi_inductor.flow.engine import Flow, Result, is_tensor
-from bi_inductor.flow.facts import WHOLE_BATCH
+from bi_inductor.flow.facts import WHOLE_BATCH, Selection
 from bi_inductor.rules import Judgement, Verdict, judge
 from bi_inductor.templates import Plan, PlanKey, Template
 
@@ -300,6 +300,12 @@ class _Planner:
 def _leaving_problem(value: Value) -> tuple[str, str, object] | None:
     axis = next((a for dim in value.dims for a in dim if a.role == Role.ROWS), None)
     if axis is not None:
+        if isinstance(axis.tag, Selection):
+            return (
+                "selects elements by a mask, and they leave the graph without their samples",
+                "put them back by the same mask, or use torch.where, which keeps each element in its place",
+                axis.tag.mask,
+            )
         keys = getattr(axis.tag, "keys", None)
         return (
             "permutes the samples, and the result leaves the graph in that order",

@@ -95,7 +95,7 @@ _POINTWISE = [
         " leaky_relu_backward hardtanh_backward hardswish_backward hardsigmoid_backward softplus_backward"
         " mish_backward native_dropout_backward bucketize.Tensor searchsorted.Tensor heaviside"
     ),
-    *_prims("fma frexp"),
+    *_prims("fma frexp div"),
 ]
 _CASTS = [
     *_aten("clone alias detach lift_fresh_copy lift_fresh _to_copy contiguous real imag"),
@@ -168,6 +168,7 @@ def _invariant_table() -> dict[Any, Transfer]:
         (_aten("index_select"), indexing.take_rows),
         (_aten("gather"), indexing.gather),
         (_aten("scatter.src scatter.value"), indexing.scatter),
+        (_aten("masked_scatter"), indexing.masked_scatter),
         (_aten("div.Tensor_mode div.Scalar_mode floor_divide"), indexing.divide),
         (_aten("remainder.Scalar remainder.Tensor"), indexing.remainder),
         (_aten("histc bincount"), mixing.counts),

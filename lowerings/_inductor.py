@@ -207,6 +207,7 @@ ALLOWED_EXTERN = frozenset(
         "index_put",
         "nonzero",
         "masked_select",
+        "masked_scatter",
         "bincount",
         "histc",
         "searchsorted",

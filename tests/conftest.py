@@ -16,6 +16,15 @@ def pytest_addoption(parser):
     parser.addoption(
         "--thorough", action="store_true", help="also what takes hours; what `make test-all` runs"
     )
+    parser.addoption("--record", metavar="FILE", help="keep results; leave out what passed before")
+    parser.addoption("--seconds", metavar="N", type=int, help="end after N seconds")
+
+
+def pytest_configure(config):
+    if config.getoption("--record") or config.getoption("--seconds"):
+        from tests.suite.record import Recorder
+
+        config.pluginmanager.register(Recorder(config), "recorder")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -22,6 +22,14 @@ class Routing:
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """The order in which a boolean mask over dims ``base`` reads their elements, and leaves out some."""
+
+    mask: object
+    base: tuple[Dim, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class OwnRow:
     """Each number is a position in a dim of axes ``base``, and the row there is of the number's own sample.
 

@@ -31,7 +31,7 @@ from bi_inductor.flow.axes import (
     vary,
 )
 from bi_inductor.flow.engine import Call, Result, extent_arg
-from bi_inductor.flow.facts import Counting, OwnRow, Routing, SortedKeys
+from bi_inductor.flow.facts import Counting, OwnRow, Routing, Selection, SortedKeys
 from bi_inductor.flow.views import join, origin_of, pointwise
 
 _INDEX_REMEDY = "index the batch with torch.arange(batch) beside the other indices, or gather along another dimension"
@@ -125,10 +125,26 @@ def _label_one(index: Value, base: Dim) -> Value:
 
 
 def _masked(call: Call, value: Value) -> Result:
-    raise Coupled(
-        "selects elements by a mask, so their number and places follow all samples",
-        "use torch.where or masked_fill, which keep each element in its place",
-    )
+    """``x[mask]``: rows of many samples in one dim, in the order of the mask; only the same mask puts them back."""
+    given = list(call["indices"])
+    if len(given) != 1:
+        raise Coupled(
+            "selects elements by a mask beside other indices",
+            "use torch.where or masked_fill, which keep each element in its place",
+        )
+    mask = call.flow.value(given[0])
+    base = join([Value(value.dims[: len(mask.dims)]), mask.without_fact()], _shape_of(mask)).dims
+    rest = value.dims[len(mask.dims) :]
+    if not any(map(carries, base)):
+        return Value((vary(call.shape[0]), *rest))
+    # how many rows there are follows all samples: a size of the batch, like any other
+    call.flow.batch_symbols |= getattr(call.shape[0], "free_symbols", frozenset())
+    tag = Selection(given[0], base)
+    return Value(one_batch(((Axis(call.shape[0], Role.ROWS, tag),), *rest)))
+
+
+def _shape_of(value: Value) -> list[Extent]:
+    return [total(dim) for dim in value.dims]
 
 
 def gather(call: Call) -> Result:
@@ -314,12 +330,58 @@ def _is_bijective(ind: Value) -> bool:
 
 
 def _masked_put(call: Call, value: Value, masks: list[Node], written: Value) -> Result:
-    """``x[mask] = number`` is elementwise; values per element are not."""
-    if len(masks) == 1 and all(total(dim) == 1 for dim in written.dims) and not written.fact:
-        mask = call.flow.value(masks[0])
-        padded = Value((*mask.dims, *(same(1) for _ in range(len(value.dims) - len(mask.dims)))))
+    """``x[mask] = number`` is elementwise, and so are values that the same mask selected."""
+    count = len(call["indices"])
+    mask = call.flow.value(masks[0])
+    padded = Value((*mask.dims, *(same(1) for _ in range(len(value.dims) - len(mask.dims)))))
+    if count == 1 and all(total(dim) == 1 for dim in written.dims) and not written.fact:
         return join([value, padded, Value(written.dims[-1:])], call.shape)
-    return _masked(call, value)
+    if call.get("accumulate"):
+        raise Coupled("adds values at the places of a mask", "use torch.where, and add the result")
+    if not any(carries(dim) for v in (value, mask, written) for dim in v.dims):
+        return Value(tuple(vary(size) for size in call.shape))
+    front, rank = len(mask.dims), 1 + len(value.dims) - len(mask.dims)
+    indexed = (*mask.dims, *value.dims[:front], *written.dims[:1])
+    if count == 1 and len(written.dims) == rank and not any(map(carries, indexed)):
+        # one mask for all samples
+        rest = join([Value(value.dims[front:]), Value(written.dims[1:])], call.shape[front:])
+        return Value((*map(vary, call.shape[:front]), *rest.dims))
+    axis = written.dims[0][0] if written.dims and len(written.dims[0]) == 1 else None
+    tag = axis.tag if axis is not None else None
+    own = (
+        isinstance(tag, Selection) and _same_mask(tag.mask, masks[0]) and len(written.dims) == rank
+    )
+    if not own or count != 1:
+        raise Coupled(
+            "writes values at the places of a mask, and nothing in this graph says of which sample each value is",
+            "use torch.where; or select the values by the same mask in the same graph "
+            "(torch._dynamo.config.capture_dynamic_output_shape_ops = True)",
+        )
+    assert isinstance(tag, Selection)
+    home = Value((*tag.base, *written.dims[1:]))
+    return Value(one_batch(join([value, padded, home], call.shape).dims))
+
+
+def masked_scatter(call: Call) -> Result:
+    """The values of ``source``, one after another, at the places of a mask."""
+    if any(carries(dim) for value in call.tensors() for dim in value.dims):
+        raise Coupled(
+            "fills the places of a mask one after another, so what a sample gets follows the masks of those before it",
+            "use torch.where with a value for every place",
+        )
+    return Value(tuple(vary(size) for size in call.shape))
+
+
+def _same_mask(a: object, b: object) -> bool:
+    """One mask, or the same comparison of the same tensors written twice."""
+    if not isinstance(a, Node) or not isinstance(b, Node) or a is b:
+        return a is b or (not isinstance(a, Node) and type(a) is type(b) and a == b)
+    target: Any = a.target
+    if a.op != "call_function" or target != b.target or a.kwargs or b.kwargs:
+        return False
+    if torch.Tag.pointwise not in getattr(target, "tags", ()) or len(a.args) != len(b.args):
+        return False
+    return all(map(_same_mask, a.args, b.args))
 
 
 def sort(call: Call) -> Result:

@@ -25,6 +25,12 @@ from bi_inductor.flow.views import join, origin_of
 
 _REDUCE_REMEDY = "reduce over the other dimensions and keep the batch (dim=..., keepdim=True)"
 
+#: for code that asks all samples at once which way to go, where each sample's result is its own all the same
+OUTSIDE = (
+    "or, if Python only chooses by it which code to run, keep the module that asks out of the graph "
+    "(torch.compiler.disable) and run it inside batch_invariant_mode()"
+)
+
 
 def reduction(call: Call) -> Result:
     """A reduction over dims to one number each."""
@@ -34,7 +40,9 @@ def reduction(call: Call) -> Result:
         return Value((vary(call.shape[-1]),), Counts(value.fact.keys, call.node))
     if only_asserted(call.node):
         return call.pack([Value(plain(shape).dims, Aggregate(call.node)) for shape in call.shapes])
-    refuse_over_batch([value.dims[d] for d in over], "reduces over", _REDUCE_REMEDY)
+    counts = not call.fake("self").dtype.is_floating_point
+    remedy = f"{_REDUCE_REMEDY}; {OUTSIDE}" if counts else _REDUCE_REMEDY
+    refuse_over_batch([value.dims[d] for d in over], "reduces over", remedy)
     keep = bool(call.get("keepdim"))
     dims = tuple(
         same(1) if d in over else dim for d, dim in enumerate(value.dims) if keep or d not in over

@@ -29,7 +29,10 @@ from bi_inductor.flow.facts import WHOLE_BATCH, Aggregate, Counting, OneHot, Pic
 VIEW_REMEDY = "keep the batch in one dimension, or merge it with neighbours only"
 
 
-PICK_REMEDY = "index a dimension that is not the batch"
+PICK_REMEDY = (
+    "index a dimension that is not the batch; an input that holds no samples is named in "
+    "options={'batch_dims': {name: None}}"
+)
 
 
 def join(values: Sequence[Value], shape: Sequence[Extent]) -> Value:

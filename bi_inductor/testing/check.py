@@ -38,6 +38,7 @@ def assert_batch_invariant(
     dynamic: bool | None = None,
     data: str | None = None,
     seed: int = 0,
+    inside_mode: bool = False,
     explain: bool = True,
 ) -> Report:
     """Compare each sample alone with the same sample in batches, by bits, along every axis.
@@ -56,6 +57,7 @@ def assert_batch_invariant(
         dynamic: handed to ``torch.compile``.
         data: ``"normal"``, ``"wide"`` or ``"cancelling"`` replaces the floating inputs; see ``testing.data``.
         seed: of the inputs and of the noise.
+        inside_mode: call it inside ``batch_invariant_mode``, which takes the code at graph breaks as well.
         explain: look for the op with ``bi_inductor.diff`` when bits differ.
 
     Returns:
@@ -68,7 +70,8 @@ def assert_batch_invariant(
     """
     report = examine(
         model_or_fn, make_inputs, axes=axes, batch_sizes=batch_sizes, dtypes=dtypes, devices=devices,
-        backend=backend, options=options, dynamic=dynamic, data=data, seed=seed, explain=explain,
+        backend=backend, options=options, dynamic=dynamic, data=data, seed=seed,
+        inside_mode=inside_mode, explain=explain,
     )  # fmt: skip
     if not report.passed:
         raise BatchVariantError(report)
@@ -113,6 +116,7 @@ def examine(
     dynamic: bool | None = None,
     data: str | None = None,
     seed: int = 0,
+    inside_mode: bool = False,
     explain: bool = True,
 ) -> Report:
     """Return the report of ``assert_batch_invariant`` without raising on a difference."""
@@ -129,6 +133,7 @@ def examine(
             dynamic=dynamic,
             batch_sizes=tuple(batch_sizes),
             generator=torch.Generator().manual_seed(seed),
+            inside_mode=inside_mode,
         )
         name = str(dtype or _dtype_of(subject)).removeprefix("torch.")
         found = [_cell(axis, subject, name, device) for axis in axes]

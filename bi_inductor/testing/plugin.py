@@ -13,7 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from bi_inductor.testing.report import Report
 
-_CELL = "batch_invariant"
+#: name of the property of a test that holds a row of the table
+CELL = "batch_invariant"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -104,7 +105,7 @@ def note(node: pytest.Item, report: "Report") -> None:
         row = (
             name, cell.axis, cell.dtype, cell.device, cell.compared, len(cell.findings), cell.refused
         )  # fmt: skip
-        node.user_properties.append((_CELL, row))
+        node.user_properties.append((CELL, row))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -130,7 +131,7 @@ def _rows(terminalreporter: Any) -> list[tuple[Any, ...]]:
         for report in reports
         if getattr(report, "when", "") == "call"
         for name, value in report.user_properties
-        if name == _CELL
+        if name == CELL
     ]
 
 

@@ -1,5 +1,6 @@
 """The model under test: its samples, its compiled forms, and one sample alone."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bi_inductor import _torch
+from bi_inductor.eager import batch_invariant_mode
 
 Model = Callable[..., Any]
 
@@ -28,6 +30,7 @@ class Subject:
     """A model or function, a batch of samples for it, and the backend it is compiled with.
 
     ``samples``: tensors with the batch on dimension 0; ``names``: their keywords, or None for positions.
+    ``inside_mode``: it is called inside ``batch_invariant_mode``, for what Dynamo leaves out of its graphs.
     """
 
     model: Model
@@ -38,6 +41,7 @@ class Subject:
     dynamic: bool | None
     batch_sizes: tuple[int, ...]
     generator: torch.Generator
+    inside_mode: bool = False
     _fn: Model | None = None
     _alone: dict[int, list[Tensor]] = field(default_factory=dict)
 
@@ -79,7 +83,8 @@ class Subject:
         """
         fn = model or self.compiled()
         named = self.names or ()
-        with torch.no_grad(), _torch.unwrapped():
+        mode = batch_invariant_mode() if self.inside_mode else contextlib.nullcontext()
+        with torch.no_grad(), _torch.unwrapped(), mode:
             out = fn(**dict(zip(named, inputs, strict=True))) if named else fn(*inputs)
         # a clone: CUDA graphs reuse the memory of their outputs
         made = [t.detach().clone() for t in flat(out)]

@@ -45,6 +45,31 @@ def _cat(x: Tensor, a: int) -> Tensor:
     return x if x.shape[at] * 2 > _WIDEST else torch.cat([x, x * 0.5], at)
 
 
+def _channels(x: Tensor, a: int) -> Tensor:
+    y = x if x.dim() == 3 else x.unsqueeze(1)
+    weight = _WEIGHTS[x.device.type].to(x.dtype)[: y.shape[1], : 3 * (1 + a)]
+    return F.conv1d(y, weight.reshape(-1, y.shape[1], 3), padding=1)
+
+
+def _pooled(x: Tensor, a: int) -> Tensor:
+    y = x if x.dim() == 3 else x.unsqueeze(1)
+    pool = F.avg_pool1d if a % 2 else F.max_pool1d
+    return pool(y, 2) if y.shape[-1] > 1 else y
+
+
+def _groups(x: Tensor, a: int) -> Tensor:
+    y = x if x.dim() == 3 else x.unsqueeze(1)
+    return F.group_norm(y, 1 + (a % 2 if y.shape[1] % 2 == 0 else 0))
+
+
+def _scattered(x: Tensor, a: int) -> Tensor:
+    at = _dim(x, a)
+    index = (torch.arange(x.shape[at], device=x.device) // 2).view(
+        [-1 if d == at else 1 for d in range(x.dim())]
+    )
+    return torch.zeros_like(x).scatter_add(at, index.expand_as(x), x)
+
+
 STEPS: dict[str, Step] = {
     "sum": lambda x, a: x.sum(_dim(x, a), keepdim=True),
     "sum_all": lambda x, a: x.sum(tuple(range(1, x.dim())), keepdim=True),
@@ -65,6 +90,19 @@ STEPS: dict[str, Step] = {
     "sort": lambda x, a: x.sort(stable=True, dim=_dim(x, a))[0],
     "topk": lambda x, a: x.topk(min(3, x.shape[_dim(x, a)]), _dim(x, a))[0],
     "argmax": lambda x, a: x + x.argmax(_dim(x, a), keepdim=True),
+    "conv": _channels,
+    "pool": _pooled,
+    "group_norm": _groups,
+    "scatter_add": _scattered,
+    "gather": lambda x, a: x.gather(_dim(x, a), x.argsort(stable=True, dim=_dim(x, a))),
+    "prod": lambda x, a: torch.tanh(x).prod(_dim(x, a), keepdim=True),
+    "cumprod": lambda x, a: torch.tanh(x).cumprod(_dim(x, a)),
+    "any": lambda x, a: x * (x > 1).any(_dim(x, a), keepdim=True),
+    "masked": lambda x, a: x.masked_fill(x < -1, a),
+    "broadcast": lambda x, a: (
+        x * x.mean(_dim(x, a), keepdim=True) + x.amin(_dim(x, a + 1), keepdim=True)
+    ),
+    "repeat": lambda x, a: x.repeat_interleave(2, _dim(x, a)) if x[0].numel() <= _WIDEST else x,
     "gelu": lambda x, a: F.gelu(x),
     "silu": lambda x, a: F.silu(x),
     "sin": lambda x, a: torch.sin(x * (a + 1)),
@@ -87,7 +125,7 @@ Graph = tuple[tuple[int, int], str, str, tuple[tuple[str, int], ...]]
 #: a shape, a dtype, a layout, and the steps
 graphs: st.SearchStrategy[Graph] = st.tuples(
     st.tuples(st.integers(1, 19), st.integers(1, 70)),
-    st.sampled_from(["float32", "bfloat16"]),
+    st.sampled_from(["float32", "bfloat16", "float16"]),
     st.sampled_from(["contiguous", "transposed", "offset"]),
     st.lists(
         st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 7)), min_size=1, max_size=5

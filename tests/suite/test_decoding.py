@@ -29,13 +29,20 @@ def check(name, batch_invariant, axes, **kwargs):
     templates_ran()
 
 
-def test_prefill_chunks_and_decode_agree(batch_invariant):
-    """Gemma 3 has layers that see all keys, and layers with a sliding window."""
-    check("gemma3", batch_invariant, ("cache",))
-
-
-def test_padding_changes_no_bit(batch_invariant):
-    check("llama", batch_invariant, ("padding",))
+@pytest.mark.parametrize(
+    ("name", "dtype", "axes"),
+    [
+        # layers that see all keys, and layers with a sliding window
+        ("gemma3", torch.float32, ("cache", "padding", "length")),
+        ("mixtral", torch.float32, ("cache", "padding")),
+        ("gpt2", torch.bfloat16, ("cache", "padding", "length")),
+        ("llama", torch.float16, ("padding", "length")),
+    ],
+    ids=["gemma3", "mixtral", "gpt2", "llama"],
+)
+def test_pieces_and_padding_change_no_bit(name, dtype, axes, batch_invariant):
+    """One compiled model: prefill = chunks = decode, behind padding, and its first tokens alone."""
+    check(name, batch_invariant, axes, dtypes=(dtype,))
 
 
 @pytest.mark.thorough

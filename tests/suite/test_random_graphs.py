@@ -1,8 +1,10 @@
 """Random graphs, compiled: every row of a batch has the bits of its sample alone.
 
-A bundle of graphs is one compilation: alone each would take seconds. A graph that fails is shrunk; what the failure
-names goes into ``KEPT``, with which every run begins.
+A bundle of graphs is one compilation: alone each would take seconds. A graph that fails, by its bits or by an error, is
+shrunk; what the failure names goes into ``KEPT``, with which every run begins.
 """
+
+import functools
 
 import pytest
 import torch
@@ -61,17 +63,35 @@ def graphs_that_change(bundle, device, backend="batch_invariant"):
     ]
 
 
-def shrunk(graph, device, backend="batch_invariant"):
-    """The simplest graph that still changes, found greedily; a compilation for each try."""
+def graphs_that_fail(bundle, device, backend="batch_invariant"):
+    """Graphs whose rows change, or whose compilation or run is an error: found by halves."""
+    try:
+        return graphs_that_change(bundle, device, backend)
+    except Exception:
+        if len(bundle) == 1:
+            return list(bundle)
+    half = len(bundle) // 2
+    return [
+        graph
+        for part in (bundle[:half], bundle[half:])
+        for graph in graphs_that_fail(part, device, backend)
+    ]
+
+
+def shrunk(graph, fails):
+    """The simplest graph that still fails, found greedily; a compilation for each try."""
     for candidate in smaller(graph):
-        if graphs_that_change([candidate], device, backend):
-            return shrunk(candidate, device, backend)
+        if fails([candidate]):
+            return shrunk(candidate, fails)
     return graph
 
 
-def check(bundle, device):
-    if failed := graphs_that_change(bundle, device):
-        small = [shrunk(graph, device) for graph in failed]
+def check(bundle, device, record_property):
+    if failed := graphs_that_fail(bundle, device):
+        # kept even if there is no time to shrink them
+        record_property("graphs", repr(failed))
+        fails = functools.partial(graphs_that_fail, device=device)
+        small = [shrunk(graph, fails) for graph in failed]
         raise AssertionError(f"bits follow the batch; cure them and add them to KEPT: {small}")
 
 
@@ -82,10 +102,10 @@ def counted(request, device, count):
 
 
 @pytest.mark.parametrize("number", range(BUNDLES))
-def test_random_graphs_do_not_follow_the_batch(number, request, device):
+def test_random_graphs_do_not_follow_the_batch(number, request, device, record_property):
     bundle = bundle_of(number)
     assert len(set(bundle)) > BUNDLE // 2, "control: the graphs differ"
-    check(bundle if number else [*KEPT, *bundle], device)
+    check(bundle if number else [*KEPT, *bundle], device, record_property)
     counted(request, device, len(bundle))
 
 
@@ -95,16 +115,17 @@ def test_stock_torch_fails_on_random_graphs_and_the_failure_is_shrunk(device):
         ((19, 64), "float32", "contiguous", (("linear", 7), ("sum_all", 0))),
         ((5, 50), "float32", "transposed", (("silu", 0), ("var", 1))),
     ]
-    failed = graphs_that_change(bundle, device, backend="inductor")
+    fails = functools.partial(graphs_that_change, device=device, backend="inductor")
+    failed = fails(bundle)
     assert failed, "control too weak"
-    small = shrunk(failed[0], device, backend="inductor")
-    assert graphs_that_change([small], device, backend="inductor")
-    assert not any(graphs_that_change([g], device, "inductor") for g in smaller(small))
+    small = shrunk(failed[0], fails)
+    assert fails([small])
+    assert not any(fails([graph]) for graph in smaller(small))
 
 
 @pytest.mark.thorough
 @pytest.mark.parametrize("number", range(BUNDLES, MANY_BUNDLES))
-def test_ten_thousand_random_graphs(number, request, device):
+def test_ten_thousand_random_graphs(number, request, device, record_property):
     bundle = bundle_of(number)
-    check(bundle, device)
+    check(bundle, device, record_property)
     counted(request, device, len(bundle))

@@ -80,6 +80,23 @@ def test_the_eager_axis_finds_what_differs_inside_the_mode():
         check(follows_the_mode, axes=("eager",), backend="batch_invariant")
 
 
+@torch.compiler.disable
+def outside(x, weight):
+    return x @ weight
+
+
+def test_inside_the_mode_what_is_left_out_of_the_graphs_has_a_proof_as_well():
+    weight = testing.wide(3001, 5)
+
+    def model(x):
+        return outside(x * 2, weight) + 1
+
+    given = {"axes": ("batch",), "batch_sizes": (1, 17), "data": "wide", "explain": False}
+    with pytest.raises(testing.BatchVariantError):
+        testing.assert_batch_invariant(model, lambda n: torch.randn(n, 3001), **given)
+    testing.assert_batch_invariant(model, lambda n: torch.randn(n, 3001), inside_mode=True, **given)
+
+
 class Decoder(nn.Module):
     """What the axes of decoders call: sums over what came before, through transformers' own caches."""
 

@@ -19,7 +19,9 @@ class Architecture:
 
     ``model`` and ``config`` name classes of transformers; ``inputs`` names how samples are made and handed over.
     ``load`` reads a real model instead. ``training`` leaves it in training mode. ``refused``: a pattern for the
-    reason for which the model itself, not our coverage, cannot be batch-invariant.
+    reason for which the model itself, not our coverage, cannot be batch-invariant. ``outside``: classes of modules
+    whose Python asks the whole batch which code to run; they stay out of the graphs, and the model runs in the mode.
+    ``captured``: what a mask selects stays in the graph (a setting of Dynamo, off by default).
     """
 
     name: str
@@ -30,6 +32,8 @@ class Architecture:
     settings: Mapping[str, object] = field(default_factory=dict)
     load: Callable[[], nn.Module] | None = None
     training: bool = False
+    outside: tuple[str, ...] = ()
+    captured: bool = False
     refused: str = ""
 
     @property
@@ -37,8 +41,9 @@ class Architecture:
         """Whether it is provable with every size symbolic.
 
         Swin counts its windows, and from them its samples, by dividing symbolic image sizes; its batch alone may be.
+        Modules outside of the graphs loop over samples and blocks, whose number is one then.
         """
-        return not self.name.startswith("swin")
+        return not self.name.startswith("swin") and not self.outside
 
     @property
     def is_causal(self) -> bool:
@@ -117,6 +122,8 @@ def by_text_and_pixels(model: nn.Module, x: Inputs) -> object:
 INPUTS: dict[str, tuple[Callable[[int], Inputs], Callable[[nn.Module, Inputs], object]]] = {
     "tokens": (tokens, by_ids),
     "padded": (padded_tokens, by_ids_and_mask),
+    # a whole number of blocks, and more of them than all attend to
+    "padded_16": (lambda n: padded_tokens(n, 16), by_ids_and_mask),
     "pixels": (pixels, by_first),
     "sound": (sound, by_first),
     "both_sides": (lambda n: (*tokens(n, 7), *tokens(n, 5)), by_both_sides),
@@ -125,10 +132,24 @@ INPUTS: dict[str, tuple[Callable[[int], Inputs], Callable[[nn.Module, Inputs], o
 }
 
 
+def _left_outside(model: nn.Module, classes: tuple[str, ...]) -> None:
+    """Keep modules of these classes out of every graph."""
+    found = [module for module in model.modules() if type(module).__name__ in classes]
+    assert {type(module).__name__ for module in found} == set(classes)
+    for module in found:
+        kind = type(module)
+        # a class of its own: a function on the module would keep its weights when it is copied
+        outside = {"forward": torch.compiler.disable(kind.forward)}
+        module.__class__ = type(kind.__name__, (kind,), outside)
+
+
 def build(architecture: Architecture) -> Case:
     """The model in float32, with weights that do not depend on what was made before."""
     inputs, call = INPUTS[architecture.inputs]
-    return Case(_model(architecture), inputs, call).train(architecture.training)
+    model = _model(architecture)
+    if architecture.outside:
+        _left_outside(model, architecture.outside)
+    return Case(model, inputs, call).train(architecture.training)
 
 
 def _model(architecture: Architecture) -> nn.Module:

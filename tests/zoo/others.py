@@ -26,7 +26,7 @@ _BART = {
 }
 
 
-def _model(name, family, inputs, stem, settings, *, head="Model", config=None):
+def _model(name, family, inputs, stem, settings, *, head="Model", config=None, outside=()):
     return Architecture(
         name=name,
         family=family,
@@ -34,8 +34,16 @@ def _model(name, family, inputs, stem, settings, *, head="Model", config=None):
         config=config or f"{stem}Config",
         inputs=inputs,
         settings=settings,
+        outside=outside,
     )
 
+
+REFORMER = {
+    "vocab_size": VOCAB, "hidden_size": 64, "feed_forward_size": 112, "num_attention_heads": 4, "attention_head_size": 16,
+    "axial_pos_shape": [4, 4], "axial_pos_embds_dim": [32, 32], "max_position_embeddings": 16, "num_buckets": 4,
+    "local_attn_chunk_length": 4, "lsh_attn_chunk_length": 4, "pad_token_id": 0, "eos_token_id": 2, "is_decoder": False,
+    "attn_layers": ["local", "local"],
+}  # fmt: skip
 
 ENCODERS = (
     _model("bert", "encoder", "padded", "Bert", _TEXT),
@@ -57,13 +65,32 @@ ENCODERS = (
         {**_TEXT, "local_attention": 4, "global_attn_every_n_layers": 2, "cls_token_id": 1, "sep_token_id": 2},
     ),
     _model("mpnet", "encoder", "padded", "MPNet", _TEXT),
+    # it loops over heads, samples and blocks in Python, and makes its blocks with numpy
+    _model(
+        "big_bird", "encoder", "padded_16", "BigBird",
+        {**_TEXT, "attention_type": "block_sparse", "block_size": 2, "num_random_blocks": 1},
+        outside=("BigBirdBlockSparseAttention",),
+    ),
+    # it cuts its table at the largest position of the batch
+    _model("reformer", "encoder", "padded_16", "Reformer", REFORMER, outside=("AxialPositionEmbeddings",)),
 )  # fmt: skip
+
+SWITCH = {
+    "vocab_size": VOCAB, "d_model": 64, "d_kv": 16, "d_ff": 112, "num_layers": 2, "num_heads": 4, "num_decoder_layers": 2,
+    "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 1, "num_experts": 4, "expert_capacity": 4,
+    "pad_token_id": 0, "decoder_start_token_id": 1,
+}  # fmt: skip
 
 SEQ2SEQ = (
     _model(
         "t5", "seq2seq", "both_sides", "T5",
         {"vocab_size": VOCAB, "d_model": 64, "d_kv": 16, "d_ff": 112, "num_layers": 2, "num_heads": 4},
         head="ForConditionalGeneration",
+    ),
+    # it loops over the experts that any token of the batch goes to
+    _model(
+        "switch_transformers", "seq2seq", "both_sides", "SwitchTransformers", SWITCH,
+        head="ForConditionalGeneration", outside=("SwitchTransformersSparseMLP",),
     ),
     _model("bart", "seq2seq", "both_sides", "Bart", _BART, head="ForConditionalGeneration"),
     _model("marian", "seq2seq", "both_sides", "Marian", _BART, head="MTModel"),

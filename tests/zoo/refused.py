@@ -4,9 +4,9 @@ from dataclasses import replace
 
 from torch import nn
 
-from tests.zoo.case import INPUTS, VOCAB, Architecture, Inputs
+from tests.zoo.case import INPUTS, VOCAB, Architecture, Inputs, tokens
 from tests.zoo.decoders import DENSE
-from tests.zoo.others import VISION
+from tests.zoo.others import ENCODERS, SEQ2SEQ, VISION
 
 
 def _named(name: str, rows: tuple[Architecture, ...]) -> Architecture:
@@ -19,6 +19,8 @@ def _by_similarity(model: nn.Module, x: Inputs) -> object:
 
 
 INPUTS["text_against_pixels"] = (INPUTS["text_and_pixels"][0], _by_similarity)
+
+INPUTS["spoken"] = (tokens, lambda model, x: model(input_ids=x[0]).waveform)
 
 COUPLED = (
     replace(
@@ -54,5 +56,28 @@ COUPLED = (
             "intermediate_size": 112, "attention_window": 4, "max_position_embeddings": 64,
         },
         refused="any.* reduces over the batch",
+    ),
+    replace(
+        # its hashes are random rotations, drawn anew for every call
+        _named("reformer", ENCODERS), name="reformer_lsh",
+        settings={**_named("reformer", ENCODERS).settings, "attn_layers": ["lsh"]},
+        refused="aten.randn.* draws random numbers",
+    ),
+    replace(
+        # its Python loops over the experts that any token of the batch goes to; in the zoo it does so in eager mode
+        _named("switch_transformers", SEQ2SEQ), name="switch_transformers_whole", outside=(),
+        refused="sum.* reduces over the batch.*keep the module that asks out of the graph",
+    ),
+    Architecture(
+        # speech made of noise, and as long as the longest sample
+        name="vits", family="sound", model="VitsModel", config="VitsConfig", inputs="spoken", captured=True,
+        settings={
+            "vocab_size": VOCAB, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64,
+            "flow_size": 32, "spectrogram_bins": 33, "upsample_initial_channel": 32, "upsample_rates": [4, 4],
+            "upsample_kernel_sizes": [8, 8], "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3]],
+            "prior_encoder_num_flows": 2, "posterior_encoder_num_wavenet_layers": 2,
+            "duration_predictor_filter_channels": 32, "depth_separable_num_layers": 2,
+        },
+        refused="aten.randn.* draws random numbers",
     ),
 )  # fmt: skip

@@ -15,8 +15,8 @@ from lowerings.cuda.schedules import Gemm
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _GROUP = 8
-#: products without bias, by operands
-_repeats: Memory[Repeat] = Memory()
+#: (launch, sizes and strides of the result) of products without bias, by operands
+_repeats: Memory[tuple[Repeat, tuple[int, ...], tuple[int, ...]]] = Memory()
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -43,40 +43,34 @@ def mm(
 
     ``uniform`` takes one tile for every number of rows: the same bits.
     """
-    out = a.new_empty((a.shape[0], b.shape[1]))
     if schedule is None and bias is None:
-        _repeated(a, b, out, alpha, split_size, uniform)
-        return out
+        return _repeated(a, b, alpha, split_size, uniform)
+    out = a.new_empty((a.shape[0], b.shape[1]))
     if uniform:
         schedule = _uniform(a.dtype)
     _product(a, b, out, bias, alpha, beta, split_size, schedule)
     return out
 
 
-def _repeated(
-    a: Tensor, b: Tensor, out: Tensor, alpha: float, split_size: int, uniform: bool
-) -> None:
+def _repeated(a: Tensor, b: Tensor, alpha: float, split_size: int, uniform: bool) -> Tensor:
     """The product without bias: what follows from shapes and strides is worked out once for each of them."""
-    place = a.data_ptr() & 15, b.data_ptr() & 15, a.get_device()
+    a_at, b_at = a.data_ptr(), b.data_ptr()
     key = (
-        a.dtype,
-        b.dtype,
-        a.shape,
-        a.stride(),
-        b.shape,
-        b.stride(),
-        alpha,
-        split_size,
-        uniform,
-        place,
+        *(a.dtype, b.dtype, a.shape, a.stride(), b.shape, b.stride(), alpha, split_size, uniform),
+        *(a_at & 15, b_at & 15, a.get_device()),
     )
-    repeat = _repeats.get(key)
-    if repeat is not None:
-        repeat(a, b, out, out)
-        return
-    repeat = _product(a, b, out, None, alpha, 1, split_size, _uniform(a.dtype) if uniform else None)
-    if repeat is not None:
-        _repeats.keep(key, repeat)
+    made = _repeats.get(key)
+    if made is not None:
+        repeat, sizes, strides = made
+        out = repeat.empty(sizes, strides, a.dtype)
+        at = out.data_ptr()
+        repeat.at(a_at, b_at, at, at)
+        return out
+    out = a.new_empty((a.shape[0], b.shape[1]))
+    again = _product(a, b, out, None, alpha, 1, split_size, _uniform(a.dtype) if uniform else None)
+    if again is not None:
+        _repeats.keep(key, (again, tuple(out.shape), out.stride()))
+    return out
 
 
 def bmm(

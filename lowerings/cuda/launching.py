@@ -5,8 +5,9 @@
 pointers and numbers alone goes to the driver through torch's launcher, as Inductor's do.
 """
 
+import functools
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -40,7 +41,7 @@ class Memory(Generic[T]):
 class Repeat:
     """A launch with its grid, numbers and constants; call it with other tensors of the same kinds."""
 
-    __slots__ = ("_arguments", "_device", "_head", "_numbers", "_runner")
+    __slots__ = ("_arguments", "_device", "_head", "_numbers", "_runner", "_start")
 
     def __init__(
         self,
@@ -54,28 +55,28 @@ class Repeat:
         whole = (*grid, 1, 1)[:3]
         self._runner, self._arguments, self._device = compiled[whole], tuple(arguments), device
         self._head, self._numbers = _direct(compiled, whole, arguments, tensors)
+        self._start = _start_of(compiled, whole)
 
     def __call__(self, *tensors: Any) -> None:
-        """Launch on the current stream of the device."""
+        """Launch on the current stream of the device, over tensors or tensor descriptors."""
         if self._head is None:
-            self._through_triton(*tensors)
+            self.at(*tensors)
         else:
             self.at(*map(Tensor.data_ptr, tensors))
 
-    def at(self, *addresses: int) -> None:
-        """Launch over what lies at these addresses; not for a kernel of tensor descriptors."""
-        if self._head is None or _hooked() or _current_device() != self._device:
-            self._through_triton(*addresses)
-            return
-        stream = _current_stream(self._device)
-        _driver.launch_kernel(*self._head, (*addresses, *self._numbers), stream)  # type: ignore[misc]
-
-    def _through_triton(self, *pointers: Any) -> None:
+    def at(self, *pointers: Any) -> None:
+        """Launch over what lies at these addresses; a kernel of descriptors wants what ``__call__`` wants."""
         if _current_device() != self._device:
             with torch.cuda.device(self._device):
-                self._through_triton(*pointers)
+                self.at(*pointers)
+            return
+        stream = _current_stream(self._device)
+        if _hooked():
+            self._runner(*pointers, *self._arguments, stream=stream)
+        elif self._head is None:
+            self._start(stream, *pointers, *self._arguments)
         else:
-            self._runner(*pointers, *self._arguments, stream=_current_stream(self._device))
+            _driver.launch_kernel(*self._head, (*pointers, *self._numbers), stream)  # type: ignore[misc]
 
     def empty(self, sizes: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return a new tensor on the device of the launch; a ``torch.Size`` is refused."""
@@ -96,12 +97,22 @@ def _hooked() -> bool:
     return bool(getattr(enter, "calls", enter) or getattr(leave, "calls", leave))
 
 
+def _start_of(compiled: Any, grid: tuple[int, ...]) -> Callable[..., None]:
+    """Triton's own launcher of ``compiled``, for launches that no profiler wants to hear of."""
+    run, function, packed = compiled.run, compiled.function, compiled.packed_metadata
+
+    def start(stream: Any, *arguments: Any) -> None:
+        run(*grid, stream, function, packed, None, None, None, *arguments)
+
+    return start
+
+
 def _direct(
     compiled: Any, grid: tuple[int, ...], arguments: Sequence[Any], tensors: int
 ) -> tuple[tuple[Any, ...] | None, tuple[Any, ...]]:
     """What torch's launcher needs before and behind the addresses; None where only Triton's can launch.
 
-    That is: tensor descriptors, scratch memory, clusters, and grids whose size torch counts in 32 bits.
+    That is: tensor descriptors, scratch memory, clusters, launches that overlap, and grids beyond 32 bits.
     """
     metadata, kinds = compiled.metadata, list(compiled.src.signature.values())
     given = zip(kinds[tensors:], arguments, strict=True)
@@ -171,8 +182,21 @@ def launch(
     return repeat
 
 
+def overlap(index: int) -> dict[str, bool]:
+    """Return constant and option of a kernel that begins with ``overlap_kernels.follow``, for device ``index``."""
+    # the CPU of Triton's interpreter, which knows no such option, is -1
+    return {"OVERLAP": True, "launch_pdl": True} if _overlaps(index) else {"OVERLAP": False}
+
+
+@functools.cache
+def _overlaps(index: int) -> bool:
+    return index >= 0 and torch.cuda.get_device_capability(index) >= (9, 0)
+
+
 def _kind(x: Any) -> Hashable:
-    """What a pointer or a descriptor is specialised on, besides its place in the signature."""
+    """What a pointer or a descriptor is specialised on, besides its place in the signature; None stays None."""
+    if x is None:
+        return None
     if isinstance(x, Tensor):
         return x.dtype, x.data_ptr() % 16
     layout = getattr(x, "layout", None)

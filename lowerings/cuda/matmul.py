@@ -8,15 +8,17 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bi_inductor.errors import LoweringError
+from lowerings.cuda import matmul_hopper, schedules, schedules_hopper, stream
 from lowerings.cuda import matmul_kernels as kernels
-from lowerings.cuda import schedules
 from lowerings.cuda.launching import Memory, Repeat, launch
+from lowerings.cuda.matmul_hopper import Again
 from lowerings.cuda.schedules import Gemm
+from lowerings.cuda.schedules_hopper import Hopper
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _GROUP = 8
-#: (launch, sizes and strides of the result) of products without bias, by operands
-_repeats: Memory[tuple[Repeat, tuple[int, ...], tuple[int, ...]]] = Memory()
+#: (launch, sizes and strides of the result) of products, by operands
+_repeats: Memory[tuple[Repeat | Again, tuple[int, ...], tuple[int, ...]]] = Memory()
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -37,39 +39,54 @@ def mm(
     beta: float = 1,
     split_size: int,
     uniform: bool = False,
-    schedule: Gemm | None = None,
+    schedule: Gemm | Hopper | None = None,
 ) -> Tensor:
     """Return ``alpha * a [M, K] @ b [K, N] + beta * bias``; any strides, bias broadcastable to ``[M, N]``.
 
     ``uniform`` takes one tile for every number of rows: the same bits.
     """
-    if schedule is None and bias is None:
-        return _repeated(a, b, alpha, split_size, uniform)
+    if schedule is None or uniform:
+        return _repeated(a, b, bias, alpha, beta, split_size, uniform)
     out = a.new_empty((a.shape[0], b.shape[1]))
-    if uniform:
-        schedule = _uniform(a.dtype)
     _product(a, b, out, bias, alpha, beta, split_size, schedule)
     return out
 
 
-def _repeated(a: Tensor, b: Tensor, alpha: float, split_size: int, uniform: bool) -> Tensor:
-    """The product without bias: what follows from shapes and strides is worked out once for each of them."""
+def _repeated(
+    a: Tensor,
+    b: Tensor,
+    bias: Tensor | None,
+    alpha: float,
+    beta: float,
+    split_size: int,
+    uniform: bool,
+) -> Tensor:
+    """The product of two matrices: what follows from shapes and strides is worked out once for each of them."""
     a_at, b_at = a.data_ptr(), b.data_ptr()
+    bias_at = None if bias is None else bias.data_ptr()
     key = (
         *(a.dtype, b.dtype, a.shape, a.stride(), b.shape, b.stride(), alpha, split_size, uniform),
         *(a_at & 15, b_at & 15, a.get_device()),
+        None
+        if bias is None or bias_at is None
+        else (bias.dtype, bias.shape, bias.stride(), beta, bias_at & 15),
     )
     made = _repeats.get(key)
-    if made is not None:
-        repeat, sizes, strides = made
-        out = repeat.empty(sizes, strides, a.dtype)
-        at = out.data_ptr()
-        repeat.at(a_at, b_at, at, at)
+    if made is None:
+        out = a.new_empty((a.shape[0], b.shape[1]))
+        schedule = _uniform(a.dtype) if uniform else None
+        repeat = _product(a, b, out, bias, alpha, beta, split_size, schedule)
+        if repeat is not None:
+            _repeats.keep(key, (repeat, tuple(out.shape), out.stride()))
         return out
-    out = a.new_empty((a.shape[0], b.shape[1]))
-    again = _product(a, b, out, None, alpha, 1, split_size, _uniform(a.dtype) if uniform else None)
-    if again is not None:
-        _repeats.keep(key, (again, tuple(out.shape), out.stride()))
+    again, sizes, strides = made
+    if isinstance(again, Again):
+        out = a.new_empty(sizes)
+        again(a, b, out, out if bias is None else bias)
+        return out
+    out = again.empty(sizes, strides, a.dtype)
+    at = out.data_ptr()
+    again.at(a_at, b_at, at, at if bias_at is None else bias_at)
     return out
 
 
@@ -136,8 +153,8 @@ def _product(
     alpha: float,
     beta: float,
     split_size: int,
-    schedule: Gemm | None,
-) -> Repeat | None:
+    schedule: Gemm | Hopper | None,
+) -> Repeat | Again | None:
     """Fill ``out [M, N]`` or ``[B, M, N]``; a, b and out have one rank. Return what does it again, if one can."""
     _check(a, b, split_size)
     if bias is not None and bias.shape != out.shape:
@@ -145,13 +162,18 @@ def _product(
     if not out.numel():
         return None
     if schedule is None:
-        schedule = _choose(a, b, out, split_size)
+        schedule = choose(a, b, split_size)
     scaled = alpha != 1 or (bias is not None and beta != 1)
-    if schedule.tma:
+    if isinstance(schedule, Hopper) or schedule.tma:
         if out.dim() == 3:
             a, b, out, bias = a[0], b[0], out[0], None if bias is None else bias[0]
+        if isinstance(schedule, Hopper):
+            sms, _, _ = _device(a.device.index or 0)
+            return matmul_hopper.run(a, b, out, bias, alpha, beta, schedule, sms)
         _launch_tma(a, b, out, bias, alpha, beta, scaled, schedule)
         return None
+    if schedule.stream:
+        return stream.product(a, b, out, bias, alpha, beta, scaled, schedule)
     *batch, rows, columns = out.shape
     depth = a.shape[-1]
     tiles = -(-rows // schedule.m) * -(-columns // schedule.n)
@@ -241,11 +263,21 @@ def _uniform(dtype: torch.dtype) -> Gemm:
     return schedules.FLOAT32[1] if dtype == torch.float32 else schedules.POINTERS[0]
 
 
-def _choose(a: Tensor, b: Tensor, out: Tensor, split_size: int) -> Gemm:
-    """What strides, sizes and alignment decide is looked up; only the addresses are looked at."""
+def choose(a: Tensor, b: Tensor, split_size: int, *, columns: int | None = None) -> Gemm | Hopper:
+    """Return the schedule of ``a @ b``: strides and sizes are looked up; only the addresses are looked at.
+
+    ``columns``: of all products in the launch, where b's are not all.
+    """
     aligned = not (a.data_ptr() | b.data_ptr()) & 15
     return _chosen(
-        a.dtype, a.shape, a.stride(), b.stride(), out.shape[-1], split_size, aligned, a.get_device()
+        a.dtype,
+        a.shape,
+        a.stride(),
+        b.stride(),
+        columns or b.shape[-1],
+        split_size,
+        aligned,
+        a.get_device(),
     )
 
 
@@ -259,11 +291,12 @@ def _chosen(
     split_size: int,
     aligned: bool,
     index: int,
-) -> Gemm:
+) -> Gemm | Hopper:
     sms, copies, shared = (132, False, 227 << 10) if _INTERPRETED else _device(index)
     *batches, rows, depth = shape
     batch = batches[0] if batches else 1
     steps = 16 // dtype.itemsize
+    streamed = not batches and depth <= split_size and aligned
     one_chain = batch == 1 and depth <= split_size and aligned and min(rows, columns, depth) > 1
     b_row, b_column = b_strides[-2:]
     # a tensor copy wants one unit stride and the rest in steps of 16 bytes
@@ -277,7 +310,17 @@ def _chosen(
         and pitch % steps == 0
         and columns % steps == 0
     )
-    return schedules.gemm(rows, columns, dtype, sms=sms, tma=tma, shared=shared)
+    if tma and rows > 32 and dtype != torch.float32 and matmul_hopper.is_hopper(index):
+        return schedules_hopper.choose(rows, columns, depth, sms=sms)
+    return schedules.gemm(
+        rows,
+        columns,
+        dtype,
+        sms=sms,
+        tma=tma,
+        stream=streamed and stream.streams(depth, a_strides, b_strides, rows),
+        shared=shared,
+    )
 
 
 def _check(a: Tensor, b: Tensor, split_size: int) -> None:

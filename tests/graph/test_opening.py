@@ -6,6 +6,7 @@ from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.fx.experimental.proxy_tensor import make_fx
 
+import bi_inductor.fakes  # noqa: F401  (defines the ops)
 from bi_inductor.opening import settle_epsilons, share_heads
 from lowerings.table import load
 

@@ -8,7 +8,7 @@ import torch
 from torch._C._dynamo.guards import _empty_strided_cpu
 
 from lowerings import _driver
-from lowerings.cuda import attention, launching, matmul, norm
+from lowerings.cuda import attention, launching, matmul, norm, stream
 
 
 class _Kernel:
@@ -24,6 +24,7 @@ class _Kernel:
         } | metadata
         self.compilations = 0
         self.through_triton: list[tuple[object, ...]] = []
+        self.heard: list[tuple[object, ...]] = []
 
     def __getitem__(self, grid: tuple[int, ...]) -> object:
         def compile_and_launch(*args: object, **constants: object) -> object:
@@ -34,7 +35,7 @@ class _Kernel:
 
 
 class _Compiled:
-    function = 7
+    function, packed_metadata = 7, "packed"
 
     def __init__(self, kernel: _Kernel, args: tuple[object, ...]) -> None:
         self.kernel, self.metadata = kernel, types.SimpleNamespace(**kernel.metadata)
@@ -44,9 +45,13 @@ class _Compiled:
 
     def __getitem__(self, grid: tuple[int, int, int]) -> object:
         def run(*args: object, stream: object) -> None:
-            self.kernel.through_triton.append((grid, stream, *args))
+            self.kernel.heard.append((grid, stream, *args))
 
         return run
+
+    def run(self, x: int, y: int, z: int, stream: object, *rest: object) -> None:
+        assert rest[:5] == (7, "packed", None, None, None)
+        self.kernel.through_triton.append(((x, y, z), stream, *rest[5:]))
 
 
 def _signature(x: object) -> str:
@@ -120,7 +125,7 @@ def test_what_only_triton_can_launch_it_launches(
             monkeypatch.setattr(launching.knobs.runtime, "launch_enter_hook", chain)
         launching.launch(kernel, grid, (first, x), (8, 0.5), BLOCK=128, FAST=True)
     assert not launched
-    ((found, stream, *args),) = kernel.through_triton
+    ((found, stream, *args),) = kernel.heard if why == "hook" else kernel.through_triton
     assert (found, stream, args[2:]) == ((*grid, 1, 1)[:3], 5, [8, 0.5, 128, True]) or why == "grid"
 
 
@@ -148,6 +153,18 @@ def test_what_is_remembered_has_an_end(kernel: _Kernel) -> None:
     for n in range(10):
         launching.launch(kernel, (1,), (x, x), (n, 1.0), BLOCK=1, FAST=True)
     assert 0 < len(launching._repeats) <= 3
+
+
+def test_launches_overlap_from_hopper_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    launching._overlaps.cache_clear()
+    for index, capability in enumerate([(8, 0), (8, 9), (9, 0), (10, 0)]):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        new = capability >= (9, 0)
+        wanted = {"OVERLAP": True, "launch_pdl": True} if new else {"OVERLAP": False}
+        assert launching.overlap(index) == wanted
+    # the interpreter's CPU
+    assert launching.overlap(-1) == {"OVERLAP": False}
+    launching._overlaps.cache_clear()
 
 
 def _mm(rows: int) -> tuple[Any, ...]:
@@ -181,6 +198,12 @@ CALLS = {
 }
 
 
+KERNELS = (
+    *("product", "product_stream", "add_rms_held", "add_rms_rows"),
+    *("attend", "combine", "kept_range"),
+)
+
+
 @pytest.mark.parametrize("name", sorted(CALLS))
 def test_a_call_on_other_tensors_repeats_its_launches(
     name: str, launched: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
@@ -192,8 +215,8 @@ def test_a_call_on_other_tensors_repeats_its_launches(
     monkeypatch.setattr(matmul, "_device", lambda index: (132, False, 227 << 10))
     monkeypatch.setattr(attention.schedules, "multiprocessors", lambda device: 132)
     made: dict[str, _Kernel] = {}
-    for module in (matmul.kernels, norm.kernels, attention.kernels):
-        for each in ("product", "add_rms_rows", "attend", "combine", "kept_range"):
+    for module in (matmul.kernels, stream.kernels, norm.kernels, attention.kernels):
+        for each in KERNELS:
             if hasattr(module, each):
                 made[each] = _Kernel(*getattr(module, each).arg_names)
                 monkeypatch.setattr(module, each, made[each])

@@ -1,7 +1,8 @@
 """Tokens per second of generate and of continuous batching on SmolLM2, ours against stock; the cost of padding.
 
     python -m benchmarks.generation [--device cpu|cuda] [--dtype float32|bfloat16] [--threads N]
-                                    [--only generate|completions] [--completions N] [--stock-completions N] [--random]
+                                    [--only generate|completions] [--completions N] [--stock-completions N]
+                                    [--cuda-graphs engine|on|off] [--backends ours|stock|both] [--random]
 
 The repeated block is compiled, as in examples/quickstart.py. ``--completions N`` asks one question N times among N
 other requests, and counts the different answers; with ``--stock-completions`` the control runs fewer. ``--random``
@@ -77,7 +78,7 @@ def generate_table(loaded):
                 name: functools.partial(generated, model, ids, mask)
                 for name, model in models.items()
             },
-            rounds=5,
+            rounds=15,
             seconds=20,
         )
         speed = {name: size * NEW / t for name, t in times.items()}
@@ -99,7 +100,7 @@ def generate_table(loaded):
             "full": lambda: generated(models["ours"], ids, mask),
             "padded": lambda: generated(models["ours"], ids, padded),
         },
-        rounds=5,
+        rounds=15,
         seconds=20,
     )
     print(
@@ -108,15 +109,15 @@ def generate_table(loaded):
     )
 
 
-def completions(loaded, counts):
+def completions(loaded, counts, graphs):
     """One row a backend: the question ``counts[name]`` times among as many other requests, in random order."""
     rows = []
-    for name, backend in BACKENDS.items():
+    for name in counts:
+        backend = BACKENDS[name]
         prepare = serving.prepare if name == "ours" else _stock
         model = model_for(loaded, prepare, backend)
         question, requests = traffic(counts[name])
-        # stock keeps the CUDA graphs that the engine chooses for it
-        run = engine_settings(use_cuda_graph=False if name == "ours" else None)
+        run = engine_settings(use_cuda_graph={"engine": None, "on": True, "off": False}[graphs])
         model.generate_batch(requests[:64], **run)
         began = time.perf_counter()
         outputs = model.generate_batch(requests, **run).values()
@@ -185,6 +186,10 @@ def main() -> None:
     parser.add_argument("--only", choices=("generate", "completions"))
     parser.add_argument("--completions", type=int, default=64)
     parser.add_argument("--stock-completions", type=int, help="default: as many as ours")
+    parser.add_argument(
+        "--cuda-graphs", choices=("engine", "on", "off"), default="engine", help="the engine's own"
+    )
+    parser.add_argument("--backends", choices=("both", *BACKENDS), default="both")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--random", action="store_true", help="SmolLM2's sizes, random weights")
     args = parser.parse_args()
@@ -202,7 +207,10 @@ def main() -> None:
     if args.only != "generate":
         fewer = args.stock_completions
         stock = args.completions if fewer is None else fewer
-        completions(loaded, {"stock": stock, "ours": args.completions})
+        counts = {"stock": stock, "ours": args.completions}
+        if args.backends != "both":
+            counts = {args.backends: counts[args.backends]}
+        completions(loaded, counts, args.cuda_graphs)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import contextlib
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,8 @@ from torch._dynamo import lookup_backend, maybe_mark_dynamic
 from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.eval_frame import cached_backends as _cached_backends
+from torch._dynamo.exc import TensorifyScalarRestartAnalysis
+from torch._dynamo.symbolic_convert import TensorifyState
 from torch._guards import TracingContext
 from torch._guards import tracing as tracing_context
 from torch._higher_order_ops.flex_attention import flex_attention
@@ -83,6 +85,7 @@ __all__ = [
     "select_decomp_table",
     "size_hint",
     "top_dispatch_mode",
+    "trace_again_with_constants",
     "trace_structured",
     "tracing",
     "user_line",
@@ -346,6 +349,23 @@ def in_backward() -> bool:
 def is_composite(func: OpOverload) -> bool:
     """Whether torch opens this op into others by itself."""
     return func._can_decompose()
+
+
+def trace_again_with_constants(items: Iterable[Node]) -> None:
+    """Make constants of the float inputs that these ``item`` nodes of a Dynamo graph read, with a guard on each.
+
+    Dynamo starts again and does not come back here for them.
+    """
+    again = False
+    for node in items:
+        value = node.meta.get("example_value")
+        symbol = value.node._expr if isinstance(value, torch.SymFloat) else None
+        name = getattr(symbol, "name", None)
+        if name is not None and not TensorifyState.should_specialize(name):
+            TensorifyState.specialize(name)
+            again = True
+    if again:
+        raise TensorifyScalarRestartAnalysis
 
 
 def fake_vector(dtype: torch.dtype, device: str) -> torch.Tensor:

@@ -14,6 +14,7 @@ from bi_inductor.batch import BatchSpec, infer_batch_spec, is_tangent, names_inp
 from bi_inductor.cache import clean_once, remove_unfinished_libraries, sources_digest, writable
 from bi_inductor.decompositions import decomposition_table
 from bi_inductor.errors import OptionError, UnsupportedDeviceError
+from bi_inductor.opening import settle_epsilons, share_heads
 from bi_inductor.options import Options, make_options
 from bi_inductor.plan import make_plan
 from bi_inductor.rewrite import rewrite
@@ -30,6 +31,7 @@ def compile_graph(
     from lowerings import _inductor, table
 
     _torch.check_version()
+    settle_epsilons(gm)
     pins = _inductor.pins()
     chosen = make_options(mode, options, pins)
     devices = graph_devices(gm, example_inputs)
@@ -48,6 +50,7 @@ def compile_graph(
     if compile_planned is not None:
         _refuse_inductor_settings(chosen, device)
     patches = {
+        **_inductor.schedule_settings(device),
         **pins,
         **dict(chosen.inductor),
         **({"triton.cudagraphs": True} if chosen.cudagraphs else {}),
@@ -209,6 +212,7 @@ class PlanPass(_torch.CustomGraphPass):
 
         gm = graph.owning_module
         assert gm is not None
+        share_heads(graph)
         planned = make_plan(
             gm,
             device=self.device,

@@ -5,6 +5,7 @@ works token by token and gives attention to ``paged_attention``: the pages of a 
 counted from its own first one, so the split borders are those of the request alone.
 """
 
+import functools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,8 @@ def prepare(model: PreTrainedModel, backend: str | None = "batch_invariant") -> 
 
     Raises:
         ValueError: a part is missing.
+
+    On a GPU the engine records CUDA graphs by itself, and they may: no part of a step waits for the device.
     """
     layers, others = _parts(model)
     compiled = [*layers, *others]
@@ -108,14 +111,8 @@ def paged_attention(
         ``[1, tokens, H, D]`` and None; padding tokens behind the last request get 0.
 
     Raises:
-        ValueError: there is no paged cache, or a mask, dropout or softcap is asked for, or the engine captures
-            CUDA graphs: the borders of the requests, which change with every step, would stay in them.
+        ValueError: there is no paged cache, or a mask, dropout or softcap is asked for.
     """
-    if query.is_cuda and torch.cuda.is_current_stream_capturing():
-        raise ValueError(
-            f"attention {ATTENTION!r} reads the borders of the requests at every step, which a CUDA graph cannot: "
-            "use ContinuousBatchingConfig(use_cuda_graph=False)"
-        )
     engine = {**getattr(_STEP, "engine", {}), **kwargs}
     cache = engine.pop("cache", None)
     if cache is None:
@@ -129,14 +126,46 @@ def paged_attention(
         )
     key, value = cache.update(key, value, module.layer_idx, engine)
     numbers = plan_numbers(t.Attention, query, (query.shape[-1], None))
-    q_ends, k_ends = engine["cu_seq_lens_q"].tolist(), engine["cu_seq_lens_k"].tolist()
+    ends = engine["cu_seq_lens_q"], engine["cu_seq_lens_k"]
+    packed = _packed_attention(query.device.type)
+    if packed is None:
+        return _one_by_one(query, key, value, *ends, scaling, sliding_window, numbers), None
+    out: Tensor = packed(
+        *(query, key, value, *ends),
+        longest=engine.get("max_length_k"),
+        window=sliding_window,
+        scale=scaling,
+        **numbers,
+    )
+    return out, None
+
+
+@functools.cache
+def _packed_attention(device: str) -> Callable[..., Tensor] | None:
+    from lowerings.table import packed_attention_of
+
+    return packed_attention_of(device)
+
+
+def _one_by_one(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    q_borders: Tensor,
+    k_borders: Tensor,
+    scaling: float | None,
+    window: int | None,
+    numbers: dict[str, int],
+) -> Tensor:
+    """A call of the op for each request, with its borders read by the host."""
+    q_ends, k_ends = q_borders.tolist(), k_borders.tolist()
     out = torch.zeros_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
     for i in range(len(q_ends) - 1):
         q_span, k_span = slice(q_ends[i], q_ends[i + 1]), slice(k_ends[i], k_ends[i + 1])
         queries, keys = q_span.stop - q_span.start, k_span.stop - k_span.start
         if queries == 0:
             continue
-        mask = _mask(queries, keys, sliding_window, query.device)
+        mask = _mask(queries, keys, window, query.device)
         one, _lse = torch.ops.bi_inductor.attention(
             query[:, :, q_span],
             key[:, :, k_span],
@@ -147,7 +176,7 @@ def paged_attention(
             **numbers,
         )
         out[:, q_span] = one.transpose(1, 2)
-    return out, None
+    return out
 
 
 def _mask(queries: int, keys: int, window: int | None, device: torch.device) -> Tensor | None:

@@ -87,6 +87,18 @@ def pins() -> dict[str, Any]:
     return {name: value for name, value in _WANTED_PINS.items() if name in known}
 
 
+#: device -> settings that change no bit and that a user may override
+_SCHEDULES: dict[str, dict[str, Any]] = {
+    # an emulated rounding is two more ops: at the default of 30 what stock fuses would be stored (a rotated key)
+    "cuda": {"realize_opcount_threshold": 90},
+}
+
+
+def schedule_settings(device: str) -> dict[str, Any]:
+    """The Inductor settings of a device that decide speed alone."""
+    return dict(_SCHEDULES.get(device, {}))
+
+
 _HALVES = (torch.bfloat16, torch.float16)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+from torch import Tensor
 from torch.fx import GraphModule
 
 from bi_inductor.errors import UnsupportedDeviceError
@@ -60,6 +61,11 @@ def compiler_of(device: str) -> Callable[..., Any] | None:
 def fuser_of(device: str) -> Callable[[GraphModule], None] | None:
     """A device's own ``fuse(gm)`` over the rewritten graph, which changes no bit, or None."""
     return getattr(importlib.import_module(_module_of(device)), "fuse", None)
+
+
+def packed_attention_of(device: str) -> Callable[..., Tensor] | None:
+    """A device's own attention over packed requests, borders read on the device, or None."""
+    return getattr(importlib.import_module(_module_of(device)), "packed_attention", None)
 
 
 def _module_of(device: str) -> str:

@@ -79,10 +79,10 @@ def rank(
         )
     heat = _setting("temperature", temperature, logits, low=0.0)
     ordered, tokens = torch.sort(logits.float(), dim=-1, descending=True, stable=True)
-    if not bool((ordered[:, :1].isfinite()).all()):
-        raise ValueError(
-            "a row of logits has NaN or infinity as its largest value; nothing can be drawn"
-        )
+    _require(
+        ordered[:, :1].isfinite(),
+        "a row of logits has NaN or infinity as its largest value; nothing can be drawn",
+    )
     # the maximum is subtracted first, so that a tiny temperature cannot overflow
     scaled = (ordered - ordered[:, :1]) / torch.where(heat > 0, heat, 1.0)
     p = softmax(scaled)
@@ -103,11 +103,24 @@ def rank(
 def _setting(
     name: str, value: Setting, logits: Tensor, low: float, high: float = float("inf")
 ) -> Tensor:
-    x = torch.as_tensor(value, device=logits.device)
+    if not isinstance(value, Tensor):
+        if not low <= value <= high:
+            raise ValueError(f"{name} must be between {low} and {high}, got {value}")
+        # filled on the device: a copy from the host could not be captured
+        x = torch.full((1, 1), value, device=logits.device)
+        return x.float() if x.is_floating_point() else x
+    x = value.to(logits.device)
     if x.dim() > 1 or (x.dim() == 1 and x.shape[0] != logits.shape[0]):
         raise ValueError(
             f"{name} has shape {tuple(x.shape)}; give a number or one per row ({len(logits)})"
         )
-    if not bool(((x >= low) & (x <= high)).all()):
-        raise ValueError(f"{name} must be between {low} and {high}, got {x.tolist()}")
+    _require((x >= low) & (x <= high), f"{name} must be between {low} and {high}")
     return (x.float() if x.is_floating_point() else x).reshape(-1, 1)
+
+
+def _require(kept: Tensor, message: str) -> None:
+    """Raise unless all of ``kept`` hold; in a CUDA graph, which the host does not read, the device stops instead."""
+    if kept.is_cuda and torch.cuda.is_current_stream_capturing():
+        torch._assert_async(kept.all(), message)
+    elif not bool(kept.all()):
+        raise ValueError(message)

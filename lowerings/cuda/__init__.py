@@ -1,5 +1,8 @@
 """CUDA lowerings: Triton kernels of one plan each, with schedules that follow the number of rows."""
 
+from typing import Any
+
+from torch import Tensor
 from torch.fx import GraphModule
 
 
@@ -20,3 +23,10 @@ def fuse(gm: GraphModule) -> None:
 
     fusion.fuse(gm)
     shared_fusion.share(gm)
+
+
+def packed_attention(*args: Any, **kwargs: Any) -> Tensor:
+    """Attention over packed requests; as ``attention_packed.packed_attention``."""
+    from lowerings.cuda import attention_packed
+
+    return attention_packed.packed_attention(*args, **kwargs)

@@ -12,12 +12,14 @@ from bi_inductor.errors import LoweringError
 from lowerings.cuda import attention_decode, attention_hopper, schedules
 from lowerings.cuda import attention_kernels as kernels
 from lowerings.cuda.attention_mask import bounded
-from lowerings.cuda.launching import launch
+from lowerings.cuda.launching import Memory, Recorder, Script
 from lowerings.cuda.plans import KEY_BLOCK, KEY_SPLIT
 
 DONE, HURT, LEFT = kernels.DONE.value, kernels.HURT.value, kernels.LEFT.value
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+#: the launches of a call without specialised warps, by its operands
+_scripts: Memory[Script] = Memory()
 
 
 def attention(
@@ -53,15 +55,57 @@ def attention(
             schedule=schedule,
         )
         return out[0], lse[0]
-    _check(q, k, v, split_size)
+    key = None
+    inputs = (q, k, v) if mask is None else (q, k, v, mask)
+    if schedule is None:
+        addresses = [x.data_ptr() for x in inputs]
+        key = (
+            *(
+                q.dtype,
+                k.dtype,
+                v.dtype,
+                q.shape,
+                q.stride(),
+                k.shape,
+                k.stride(),
+                v.shape,
+                v.stride(),
+            ),
+            *(None if mask is None else (mask.dtype, mask.shape, mask.stride()), q.get_device()),
+            *(is_causal, scale, split_size, *[address & 15 for address in addresses]),
+        )
+        script = _scripts.get(key)
+        if script is not None:
+            out, lse = script(addresses)
+            return out, lse
+    out, lse, script = _attention(
+        *(q, k, v, mask), is_causal=is_causal, scale=scale, split_size=split_size, schedule=schedule
+    )
+    if key is not None and script is not None:
+        _scripts.keep(key, script)
+    return out, lse
+
+
+def _attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    *,
+    is_causal: bool,
+    scale: float | None,
+    split_size: int,
+    schedule: schedules.Attention | schedules.Decode | None,
+) -> tuple[Tensor, Tensor, Script | None]:
+    """``out``, ``lse``, and what does the same for other operands of these shapes and strides."""
+    check(q, k, v, split_size)
+    run = Recorder(*(x for x in (q, k, v, mask) if x is not None))
     batch, heads, queries, dim = q.shape
     kv_heads, keys, value_dim = k.shape[1], k.shape[2], v.shape[3]
-    out = q.new_empty((batch, queries, heads, value_dim)).transpose(1, 2)
-    lse = q.new_empty((batch, heads, queries), dtype=torch.float32)
-    if not out.numel():
-        return out, lse.zero_()
-    if not keys:
-        return out.zero_(), lse.zero_()
+    out = run.empty((batch, queries, heads, value_dim), q.dtype).transpose(1, 2)
+    lse = run.empty((batch, heads, queries), torch.float32)
+    if not out.numel() or not keys:
+        return out.zero_(), lse.zero_(), None
     group = heads // kv_heads
     pieces = -(-keys // split_size)
     sms = 132 if _INTERPRETED else schedules.multiprocessors(q.device)
@@ -73,26 +117,24 @@ def attention(
     if schedule is None and not is_causal and attention_decode.takes(q, k, v, mask, out):
         schedule = schedules.decode(batch * kv_heads, pieces, max(dim, value_dim), sms=sms)
     if isinstance(schedule, schedules.Decode):
-        attention_decode.launch(q, k, v, mask, out, lse, scale * math.log2(math.e), schedule)
-        return out, lse
+        attention_decode.launch(q, k, v, mask, out, lse, scale * math.log2(math.e), schedule, run)
+        return out, lse, run.script(out, lse)
     if schedule is None:
         schedule = schedules.attention(
             queries * group, batch * kv_heads, pieces, q.dtype, max(dim, value_dim), sms=sms
         )
     if pieces == 1 and schedule.parallel:
         schedule = dataclasses.replace(schedule, parallel=False)
-    bounds = bounded(mask, q, keys)
+    bounds = bounded(mask, q, keys, run)
     rows = batch * heads * queries
     parts = stats = lse  # written only by splits side by side
     if schedule.parallel:
-        parts, stats = (
-            q.new_empty((rows * pieces, n), dtype=torch.float32) for n in (value_dim, 2)
-        )
+        parts, stats = (run.empty((rows * pieces, n), torch.float32) for n in (value_dim, 2))
     wide, value_wide = (max(16, triton.next_power_of_2(n)) for n in (dim, value_dim))
     specialised = schedule.m == 128 and attention_hopper.takes(q, k, v, out)
     slots = attention_hopper.slots(q, k) if specialised else group
     grid = (-(-queries * slots // schedule.m), batch * kv_heads, pieces if schedule.parallel else 1)
-    note = q.new_empty((grid[0] * grid[1] if schedule.m >= 64 else 0,), dtype=torch.int32)
+    note = run.empty((grid[0] * grid[1],), torch.int32) if schedule.m >= 64 else lse
     if specialised:
         attention_hopper.launch(
             *(q, k, v, bounds.start, bounds.end, bounds.solid, out, lse, note),
@@ -101,7 +143,7 @@ def attention(
             masked=bounds.kind > 0,
         )
     for repair, takes in _launches(schedule, specialised, is_causal, bounds.kind > 0):
-        launch(
+        run.launch(
             kernels.attend,
             grid if takes == DONE else (min(grid[0] * grid[1], sms),),
             (
@@ -143,7 +185,7 @@ def attention(
             enable_fp_fusion=False,
         )
     if schedule.parallel:
-        launch(
+        run.launch(
             kernels.combine,
             (rows,),
             (parts, stats, out, lse),
@@ -153,7 +195,7 @@ def attention(
             num_warps=1,
             enable_fp_fusion=False,
         )
-    return out, lse
+    return out, lse, None if specialised else run.script(out, lse)
 
 
 def _launches(
@@ -169,7 +211,12 @@ def _launches(
     return [(0, LEFT), *again] if masked else again
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, split_size: int) -> None:
+def check(q: Tensor, k: Tensor, v: Tensor, split_size: int) -> None:
+    """Refuse what no kernel was built for.
+
+    Raises:
+        LoweringError: names the dtype, head dim or split.
+    """
     if q.dtype not in _DTYPES or q.dtype != k.dtype or q.dtype != v.dtype:
         raise LoweringError(
             f"attention of {q.dtype}, {k.dtype} and {v.dtype} has no CUDA kernel; cast all to one of "

@@ -7,8 +7,7 @@ from torch import Tensor
 from lowerings.cuda import attention_decode_kernels as kernels
 from lowerings.cuda import attention_hopper, schedules
 from lowerings.cuda.attention_mask import bounded, whole
-from lowerings.cuda.launching import launch as launch_kernel
-from lowerings.cuda.launching import overlap
+from lowerings.cuda.launching import Recorder, overlap
 from lowerings.cuda.plans import KEY_BLOCK, KEY_SPLIT
 
 #: heads of one kv head: the rows of the tensor core
@@ -42,26 +41,26 @@ def shared(mask: Tensor) -> bool:
 
 def launch(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, out: Tensor, lse: Tensor, scale2: float,
-    schedule: schedules.Decode,
+    schedule: schedules.Decode, run: Recorder,
 ) -> None:  # fmt: skip
-    """Fill ``out [B, H, 1, Dv]`` and ``lse [B, H, 1]`` of a call that ``fits``."""
+    """Fill ``out [B, H, 1, Dv]`` and ``lse [B, H, 1]`` of a call that ``fits``; ``run`` allocates and launches."""
     batch, heads, _, dim = q.shape
     kv_heads, keys, value_dim = k.shape[1], k.shape[2], v.shape[3]
     folded = keys <= _FOLDED
     if mask is not None and mask.dim() > 2:
         mask = mask[..., :1, :, :]
-    kept = whole(mask, q, keys) if folded else bounded(mask, q, keys)
+    kept = whole(mask, q, keys) if folded else bounded(mask, q, keys, run)
     group, pairs, pieces = heads // kv_heads, batch * kv_heads, -(-keys // KEY_SPLIT)
     parallel = schedule.parallel and pieces > 1
     parts = stats = lse
     counts = q
     if parallel:
         parts, stats = (
-            q.new_empty((batch * heads * pieces, n), dtype=torch.float32) for n in (value_dim, 2)
+            run.empty((batch * heads * pieces, n), torch.float32) for n in (value_dim, 2)
         )
-        counts = q.new_empty((pairs,), dtype=torch.int32)
+        counts = run.empty((pairs,), torch.int32)
     options = {"maxnreg": schedule.registers} if schedule.registers else {}
-    launch_kernel(
+    run.launch(
         kernels.decode,
         (pairs, pieces if parallel else 1),
         (
@@ -91,7 +90,7 @@ def launch(
         **overlap(out.get_device()),
     )
     if parallel:
-        launch_kernel(
+        run.launch(
             kernels.merge,
             (batch * heads,),
             (parts, stats, counts, lse, out),

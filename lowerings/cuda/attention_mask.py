@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from lowerings.cuda import attention_kernels as kernels
-from lowerings.cuda.launching import launch
+from lowerings.cuda.launching import Recorder
 
 #: an additive value at or below it masks the key: the most negative bfloat16 and float16
 _MASKED = {torch.float16: -65504.0}
@@ -46,7 +46,7 @@ def whole(mask: Tensor | None, q: Tensor, keys: int) -> Mask:
     )
 
 
-def bounded(mask: Tensor | None, q: Tensor, keys: int) -> Mask:
+def bounded(mask: Tensor | None, q: Tensor, keys: int, run: Recorder) -> Mask:
     """The mask with the range of every row, a launch; a boolean one comes as a copy of 16 bits a key."""
     if mask is None:
         return whole(mask, q, keys)
@@ -58,10 +58,9 @@ def bounded(mask: Tensor | None, q: Tensor, keys: int) -> Mask:
     given = values = mask.expand(batch, heads, queries, keys)
     if is_bool:
         # an 8-bit load upstream of a dot makes Triton permute K inside the mma.sync operands: other bits
-        values = torch.empty(given.shape, dtype=torch.int16, device=mask.device)
-    start = torch.empty((batch, heads, queries), dtype=torch.int32, device=mask.device)
-    end, solid = torch.empty_like(start), torch.empty_like(start)
-    launch(
+        values = run.empty(given.shape, torch.int16)
+    start, end, solid = (run.empty((batch, heads, queries), torch.int32) for _ in range(3))
+    run.launch(
         kernels.kept_range,
         (start.numel(),),
         (given, values, start, end, solid),

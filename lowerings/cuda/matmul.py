@@ -17,8 +17,8 @@ from lowerings.cuda.schedules_hopper import Hopper
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _GROUP = 8
-#: products, by operands
-_repeats: Memory[Repeat | Again] = Memory()
+#: (launch, sizes and strides of the result) of products, by operands
+_repeats: Memory[tuple[Repeat | Again, tuple[int, ...], tuple[int, ...]]] = Memory()
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
@@ -45,42 +45,49 @@ def mm(
 
     ``uniform`` takes one tile for every number of rows: the same bits.
     """
-    out = a.new_empty((a.shape[0], b.shape[1]))
     if schedule is None or uniform:
-        _repeated(a, b, out, bias, alpha, beta, split_size, uniform)
-        return out
+        return _repeated(a, b, bias, alpha, beta, split_size, uniform)
+    out = a.new_empty((a.shape[0], b.shape[1]))
     _product(a, b, out, bias, alpha, beta, split_size, schedule)
     return out
 
 
 def _repeated(
-    a: Tensor, b: Tensor, out: Tensor, bias: Tensor | None,
-    alpha: float, beta: float, split_size: int, uniform: bool,
-) -> None:  # fmt: skip
+    a: Tensor,
+    b: Tensor,
+    bias: Tensor | None,
+    alpha: float,
+    beta: float,
+    split_size: int,
+    uniform: bool,
+) -> Tensor:
     """The product of two matrices: what follows from shapes and strides is worked out once for each of them."""
+    a_at, b_at = a.data_ptr(), b.data_ptr()
+    bias_at = None if bias is None else bias.data_ptr()
     key = (
-        a.dtype,
-        b.dtype,
-        a.shape,
-        a.stride(),
-        b.shape,
-        b.stride(),
-        alpha,
-        split_size,
-        uniform,
-        (a.data_ptr() & 15, b.data_ptr() & 15, a.get_device()),
+        *(a.dtype, b.dtype, a.shape, a.stride(), b.shape, b.stride(), alpha, split_size, uniform),
+        *(a_at & 15, b_at & 15, a.get_device()),
         None
-        if bias is None
-        else (bias.dtype, bias.shape, bias.stride(), beta, bias.data_ptr() & 15),
+        if bias is None or bias_at is None
+        else (bias.dtype, bias.shape, bias.stride(), beta, bias_at & 15),
     )
-    repeat = _repeats.get(key)
-    if repeat is not None:
-        repeat(a, b, out, out if bias is None else bias)
-        return
-    schedule = _uniform(a.dtype) if uniform else None
-    repeat = _product(a, b, out, bias, alpha, beta, split_size, schedule)
-    if repeat is not None:
-        _repeats.keep(key, repeat)
+    made = _repeats.get(key)
+    if made is None:
+        out = a.new_empty((a.shape[0], b.shape[1]))
+        schedule = _uniform(a.dtype) if uniform else None
+        repeat = _product(a, b, out, bias, alpha, beta, split_size, schedule)
+        if repeat is not None:
+            _repeats.keep(key, (repeat, tuple(out.shape), out.stride()))
+        return out
+    again, sizes, strides = made
+    if isinstance(again, Again):
+        out = a.new_empty(sizes)
+        again(a, b, out, out if bias is None else bias)
+        return out
+    out = again.empty(sizes, strides, a.dtype)
+    at = out.data_ptr()
+    again.at(a_at, b_at, at, at if bias_at is None else bias_at)
+    return out
 
 
 def bmm(

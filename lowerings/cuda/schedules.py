@@ -4,7 +4,7 @@ Every schedule of one plan gives the same bits: ``tests/lowerings/cuda/device_bi
 """
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -204,6 +204,14 @@ def attention(
     return Attention(
         m=tile, warps=warps, stages=2 if wide else 3, parallel=pieces > 1 and not alone
     )
+
+
+def packed_attention(
+    rows: int, sequences: int, pieces: int, dtype: torch.dtype, dim: int, *, sms: int
+) -> Attention:
+    """The same for ``rows`` rows of a request on average: tiles with room for the second look at a NaN."""
+    found = attention(rows, sequences, pieces, dtype, dim, sms=sms)
+    return found if found.m <= 32 else replace(found, m=32, warps=4)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

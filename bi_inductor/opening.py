@@ -1,0 +1,74 @@
+"""What is settled in a graph before it is planned: a norm's epsilon, and key heads that a model wrote out.
+
+Neither changes a bit: the epsilon is guarded, and an attention of fewer key heads is the same sum.
+"""
+
+import operator
+from typing import Any
+
+import torch
+from torch.fx import Graph, GraphModule, Node
+
+from bi_inductor import _torch
+
+_aten = torch.ops.aten
+_ROOTS = (torch.rsqrt, "rsqrt", torch.sqrt, "sqrt")
+_ADDS = (operator.add, operator.iadd, torch.add, "add")
+
+
+def settle_epsilons(gm: GraphModule) -> None:
+    """Let Dynamo trace again with every norm's epsilon as a constant, where ``dynamic=True`` made it an input.
+
+    As an input it costs a tensor a call, and hides the norm from ``lowerings.cuda.fusion``.
+    """
+    _torch.trace_again_with_constants(
+        node
+        for node in gm.graph.find_nodes(op="call_method", target="item")
+        if node.users and all(_ends_in_a_root(user) for user in node.users)
+    )
+
+
+def _ends_in_a_root(node: Node) -> bool:
+    return node.target in _ADDS and bool(node.users) and all(u.target in _ROOTS for u in node.users)
+
+
+def share_heads(graph: Graph) -> None:
+    """Hand attention the keys and values that a model repeated for every query head of their group, in place."""
+    changed = False
+    for node in graph.find_nodes(
+        op="call_function", target=torch.ops.bi_inductor.attention.default
+    ):
+        heads = [_repeated(x) for x in node.args[1:3]]
+        if None in heads or len({_groups(x) for x in node.args[1:3]}) != 1:
+            continue
+        for given, shared in zip(node.args[1:3], heads, strict=True):
+            node.replace_input_with(given, shared)
+        changed = True
+    if changed:
+        graph.eliminate_dead_code()
+
+
+def _repeated(x: Any) -> Node | None:
+    """``x [B, Hk, L, D]`` of what is ``x [B, Hk * n, L, D]`` with every head n times."""
+    if x.op != "call_function" or x.target not in (_aten.view.default, _aten._unsafe_view.default):
+        return None
+    inner = x.args[0]
+    if inner.target is _aten.clone.default:
+        inner = inner.args[0]
+    if (
+        inner.target is not _aten.expand.default
+        or inner.args[0].target is not _aten.unsqueeze.default
+    ):
+        return None
+    source, dim = inner.args[0].args
+    shape = source.meta["val"].shape
+    if len(shape) != 4 or dim != 2 or tuple(x.meta["val"].shape[2:]) != tuple(shape[2:]):
+        return None
+    found: Node = source
+    return found
+
+
+def _groups(x: Node) -> Any:
+    """Key heads before they were repeated."""
+    source = _repeated(x)
+    return source.meta["val"].shape[1] if source is not None else None

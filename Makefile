@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 DEVICE ?= cpu
 BIN    := $(VENV)/bin
-# run by processes of their own: once interpreted and once compiled
+# run by processes of their own: a process either interprets Triton or compiles with it
 OTHER_DEVICES = cuda
-COMPILED = $(addprefix tests/lowerings/cuda/test_,code_generation.py fusion.py hopper_code.py)
+INTERPRETED = $(wildcard tests/lowerings/cuda/test_*_interpreted.py)
 CACHE  := $(CURDIR)/.cache
 # one cache folder per checkout: compiled kernels are shared by every test of a run
 export TORCHINDUCTOR_CACHE_DIR ?= $(CACHE)/inductor
@@ -48,8 +48,8 @@ endif
 
 # Triton kernels in the interpreter, and Inductor's code for an H100: no GPU
 test-cuda: install
-	TRITON_INTERPRET=1 $(BIN)/pytest tests/lowerings/cuda -n 2 -q $(addprefix --ignore=,$(COMPILED))
-	$(BIN)/pytest $(COMPILED) -q
+	TRITON_INTERPRET=1 $(BIN)/pytest $(INTERPRETED) -n 2 -q
+	$(BIN)/pytest tests/lowerings/cuda -n 2 -q $(addprefix --ignore=,$(INTERPRETED))
 
 # every architecture in every dtype along every axis, 10,000 random graphs: hours. DEVICE=cuda: the same on a GPU.
 # LIMIT=600 ends it after ten minutes: what passed is kept in .cache, and the next call goes on from there

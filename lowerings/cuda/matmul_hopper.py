@@ -98,6 +98,9 @@ def run(
         num_warps=4,
         launch_pdl=tile.early,
     )
+    for kept in filter(None, descriptors):
+        # no tensor stays alive for the next call
+        kept[1].base = None
     return None if repeat is None else Again(repeat, descriptors)
 
 

@@ -45,6 +45,10 @@ SHAPES = (
 SIZES = (1, 3, 16, 32, 64, 77, 96, 128, 192, 256, 384, 512, 1024, 1500, 2048, 4096, 8192)
 #: schedules that were tried beside the table's
 TRIED = (
+    Gemm(m=8, n=32, k=512, warps=2, stages=4, stream=True),
+    Gemm(m=8, n=16, k=256, warps=1, stages=6, stream=True),
+    Gemm(m=16, n=64, k=256, warps=4, stages=4, stream=True),
+    Gemm(m=32, n=64, k=256, warps=4, stages=3, stream=True),
     Gemm(m=16, n=64, k=256, warps=4, stages=3, swap=True),
     Gemm(m=32, n=64, k=256, warps=4, stages=2, swap=True),
     Gemm(m=64, n=64, k=128, warps=4, stages=4, swap=True),
@@ -99,9 +103,7 @@ def gemm() -> dict[str, object]:
             a = torch.randn(m, k, device="cuda").bfloat16()
             few = weights if m <= 512 else weights[:4]
             stock = micros([lambda w=w: a @ w.t() for w in few])
-            chosen = matmul._choose(
-                a, few[0].t(), torch.empty(m, n, device="cuda", dtype=a.dtype), CHAIN
-            )
+            chosen = matmul.choose(a, few[0].t(), CHAIN)
             times = {}
             for tile in dict.fromkeys((chosen, *TILES)):
                 if tile != chosen and not _sensible(tile, m):
@@ -143,6 +145,8 @@ def _sensible(tile: Gemm | Hopper, rows: int) -> bool:
     hopper = matmul_hopper.is_hopper(0)
     if isinstance(tile, Hopper):
         return hopper and rows > 32 and tile.m < rows + 64
+    if tile.stream:
+        return rows <= tile.m and (rows > tile.m // 2 or tile.m == 8)
     if hopper and (tile.tma or rows > 32):
         return False
     if tile.swap:
@@ -252,10 +256,9 @@ def host() -> dict[str, object]:
         torch.randn(16, 4096, device="cuda").bfloat16(),
         torch.randn(4096, 4096, device="cuda").bfloat16(),
     )
-    out = torch.empty(16, 4096, device="cuda", dtype=a.dtype)
     many = torch.randn(500, 4096, device="cuda").bfloat16()
     timed = {
-        "choice": lambda: matmul._choose(a, w.t(), out, CHAIN),
+        "choice": lambda: matmul.choose(a, w.t(), CHAIN),
         "table of few rows": lambda: schedules.gemm(16, 4096, a.dtype, sms=132, tma=True),
         "table of many": lambda: schedules_hopper.choose(500, 4096, 4096, sms=132),
         "whole mm": lambda: matmul.mm(a, w.t(), split_size=CHAIN),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bi_inductor._torch import core_aten_decompositions, select_decomp_table
+from bi_inductor.encoder_layer import encoder_layer, multi_head_attention
 
 #: Kept whole, with the reason: matmuls decompose by M or N (to mul + sum); norms, softmax and reductions
 #: open into parts whose rounding Inductor may fuse; ordered adds become atomics.
@@ -73,6 +74,9 @@ def _own() -> dict[Any, Callable[..., Any]]:
         aten.linalg_solve_triangular.default: solve_triangular,
         aten._adaptive_avg_pool2d.default: adaptive_avg_pool2d,
         aten._cdist_forward.default: cdist,
+        aten._trilinear.default: trilinear,
+        aten._native_multi_head_attention.default: multi_head_attention,
+        aten._transformer_encoder_layer_fwd.default: encoder_layer,
     }
 
 
@@ -146,6 +150,26 @@ def solve_triangular(
 def cdist(x: Tensor, y: Tensor, p: float, _mode: int | None) -> Tensor:
     """Distances ``[..., M, N]`` between the rows of x ``[..., M, D]`` and y ``[..., N, D]``."""
     return torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
+
+
+def trilinear(
+    x: Tensor,
+    y: Tensor,
+    z: Tensor,
+    expand1: Sequence[int],
+    expand2: Sequence[int],
+    expand3: Sequence[int],
+    sumdim: Sequence[int],
+    unroll_dim: int = 1,
+) -> Tensor:
+    """The sum over ``sumdim`` of a product of three tensors, each with new dims at ``expandN`` (``nn.Bilinear``)."""
+    letters = "abcdefgh"[: x.dim() + len(expand1)]
+
+    def without(dims: Sequence[int]) -> str:
+        return "".join(letter for dim, letter in enumerate(letters) if dim not in dims)
+
+    operands = ",".join(map(without, (expand1, expand2, expand3)))
+    return torch.einsum(f"{operands}->{without(sumdim)}", x, y, z)
 
 
 def adaptive_avg_pool2d(x: Tensor, output_size: Sequence[int]) -> Tensor:

@@ -162,6 +162,14 @@ def _add_rms_norm(
     return x.new_empty(x.shape), x.new_empty((0,) if residual is None else x.shape)
 
 
+@_register("shared_mm")
+def _shared_mm(
+    a: Tensor, first: Tensor, second: Tensor, third: Tensor | None = None, **_: object
+) -> tuple[Tensor, Tensor, Tensor]:
+    left, middle = (a.new_empty((a.shape[0], w.shape[0])) for w in (first, second))
+    return left, middle, a.new_empty((0,) if third is None else (a.shape[0], third.shape[0]))
+
+
 @_register("scan")
 def _scan(x: Tensor, kind: str, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
     exact = not x.dtype.is_floating_point

@@ -65,6 +65,8 @@ SCHEMAS: dict[str, str] = {
 #: what a device may fuse ops of a rewritten graph into (``lowerings/cuda/fusion.py``); no plan asks for them
 FUSED: dict[str, str] = {
     "add_rms_norm": "(Tensor x, Tensor? residual, Tensor? weight, float eps, *, bool fma, bool rounded, int lanes) -> (Tensor out, Tensor sum)",
+    # a [M, K] @ w.t() for two or three weights w [N, K]; the third result is empty without its weight
+    "shared_mm": "(Tensor a, Tensor first, Tensor second, Tensor? third=None, *, int split_size) -> (Tensor, Tensor, Tensor)",
 }
 
 for _name, _schema in (SCHEMAS | FUSED).items():

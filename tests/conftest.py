@@ -26,6 +26,12 @@ def pytest_collection_modifyitems(config, items):
     items[:] = [item for item in items if not item.get_closest_marker("thorough")]
 
 
+@pytest.fixture(scope="session")
+def device(pytestconfig):
+    """``--bi-device``: where models under test run; the plugin has refused one that is absent."""
+    return pytestconfig.getoption("--bi-device") or "cpu"
+
+
 @pytest.fixture(autouse=True)
 def _clean():
     torch.compiler.reset()

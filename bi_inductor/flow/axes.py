@@ -166,6 +166,9 @@ def _fill(axes: Iterable[Axis], shape: Sequence[Extent]) -> Dims | None:
         if dims and any(map(carries, dims)) and not any(axis.carries for axis in queue):
             # behind the batch nothing has to be followed, and floor divisions of sizes could not be
             return (*dims, *_behind(queue, shape[position:]))
+        if dims and size != 1 and queue and queue[0].carries and queue[0].extent == 1:
+            # [L, 1, H] as [L, H] is [L * B, H] or [L, B * H] of a larger batch: no dim is known to be its place
+            queue.popleft()
         dim = _take(queue, size)
         if dim is None:
             return None

@@ -16,6 +16,7 @@ def load() -> None:
 
 def fuse(gm: GraphModule) -> None:
     """Fuse ops of a rewritten graph, in place; no bit changes."""
-    from lowerings.cuda import fusion
+    from lowerings.cuda import fusion, shared_fusion
 
     fusion.fuse(gm)
+    shared_fusion.share(gm)

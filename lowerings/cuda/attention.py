@@ -3,41 +3,21 @@
 import dataclasses
 import math
 import os
-from dataclasses import dataclass
 
 import torch
 import triton
 from torch import Tensor
 
 from bi_inductor.errors import LoweringError
-from lowerings.cuda import attention_hopper, schedules
+from lowerings.cuda import attention_decode, attention_hopper, schedules
 from lowerings.cuda import attention_kernels as kernels
+from lowerings.cuda.attention_mask import bounded
 from lowerings.cuda.launching import launch
 from lowerings.cuda.plans import KEY_BLOCK, KEY_SPLIT
 
 DONE, HURT, LEFT = kernels.DONE.value, kernels.HURT.value, kernels.LEFT.value
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-#: an additive value at or below it masks the key: the most negative bfloat16 and float16
-_MASKED = {torch.float16: -65504.0}
-_MASKED_ELSE = -3.3895313892515355e38
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Mask:
-    """``kind`` 0 none, 1 boolean, 2 additive; ``start`` and ``end`` bound the kept keys of a row.
-
-    ``solid`` is the end of a row that keeps every key between them, else its start.
-    """
-
-    kind: int
-    values: Tensor
-    strides: tuple[int, ...]
-    threshold: float
-    start: Tensor
-    end: Tensor
-    solid: Tensor
-    start_strides: tuple[int, ...]
 
 
 def attention(
@@ -49,7 +29,7 @@ def attention(
     is_causal: bool = False,
     scale: float | None = None,
     split_size: int,
-    schedule: schedules.Attention | None = None,
+    schedule: schedules.Attention | schedules.Decode | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return ``out [B, H, Lq, Dv]`` in q's dtype and ``lse [B, H, Lq]`` in float32.
 
@@ -85,24 +65,29 @@ def attention(
     group = heads // kv_heads
     pieces = -(-keys // split_size)
     sms = 132 if _INTERPRETED else schedules.multiprocessors(q.device)
+    if scale is None:
+        scale = 1 / math.sqrt(dim)
+    if scale <= 0:
+        # the kernels take the maximum before they scale
+        q, scale = (-q, -scale) if scale else (torch.zeros_like(q), 1.0)
+    if schedule is None and not is_causal and attention_decode.takes(q, k, v, mask, out):
+        schedule = schedules.decode(batch * kv_heads, pieces, max(dim, value_dim), sms=sms)
+    if isinstance(schedule, schedules.Decode):
+        attention_decode.launch(q, k, v, mask, out, lse, scale * math.log2(math.e), schedule)
+        return out, lse
     if schedule is None:
         schedule = schedules.attention(
             queries * group, batch * kv_heads, pieces, q.dtype, max(dim, value_dim), sms=sms
         )
     if pieces == 1 and schedule.parallel:
         schedule = dataclasses.replace(schedule, parallel=False)
-    bounds = _bounds(mask, q, keys)
+    bounds = bounded(mask, q, keys)
     rows = batch * heads * queries
     parts = stats = lse  # written only by splits side by side
     if schedule.parallel:
         parts, stats = (
             q.new_empty((rows * pieces, n), dtype=torch.float32) for n in (value_dim, 2)
         )
-    if scale is None:
-        scale = 1 / math.sqrt(dim)
-    if scale <= 0:
-        # the kernel takes the maximum before it scales
-        q, scale = (-q, -scale) if scale else (torch.zeros_like(q), 1.0)
     wide, value_wide = (max(16, triton.next_power_of_2(n)) for n in (dim, value_dim))
     specialised = schedule.m == 128 and attention_hopper.takes(q, k, v, out)
     slots = attention_hopper.slots(q, k) if specialised else group
@@ -182,51 +167,6 @@ def _launches(
     if not specialised:
         return [(0, DONE), *again]
     return [(0, LEFT), *again] if masked else again
-
-
-def _bounds(mask: Tensor | None, q: Tensor, keys: int) -> _Mask:
-    if mask is None:
-        return _Mask(
-            kind=0,
-            values=q,
-            strides=(0,) * 4,
-            threshold=0.0,
-            start=q,
-            end=q,
-            solid=q,
-            start_strides=(0,) * 3,
-        )
-    is_bool = mask.dtype == torch.bool
-    while mask.dim() < 4:
-        mask = mask[None]
-    threshold = _MASKED.get(mask.dtype, _MASKED_ELSE)
-    batch, heads, queries, _ = mask.shape
-    given = values = mask.expand(batch, heads, queries, keys)
-    if is_bool:
-        # an 8-bit load upstream of a dot makes Triton permute K inside the mma.sync operands: other bits
-        values = torch.empty(given.shape, dtype=torch.int16, device=mask.device)
-    start = torch.empty((batch, heads, queries), dtype=torch.int32, device=mask.device)
-    end, solid = torch.empty_like(start), torch.empty_like(start)
-    launch(
-        kernels.kept_range,
-        (start.numel(),),
-        (given, values, start, end, solid),
-        (keys, heads, queries, *given.stride()),
-        IS_BOOL=is_bool,
-        THRESHOLD=threshold,
-        BLOCK=1024,
-    )
-    wide = (q.shape[0], q.shape[1], q.shape[2])
-    return _Mask(
-        kind=1 if is_bool else 2,
-        values=values,
-        strides=values.expand(*wide, keys).stride(),
-        threshold=threshold,
-        start=start,
-        end=end,
-        solid=solid,
-        start_strides=start.expand(wide).stride(),
-    )
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, split_size: int) -> None:

@@ -22,13 +22,14 @@ _L2_BYTES = 40 << 20
 
 
 @cache
-def _is_hopper(device: torch.device) -> bool:
+def is_hopper(device: torch.device) -> bool:
+    """Return whether the device has the tensor core and the copy engine of a Hopper."""
     return torch.cuda.get_device_capability(device) == (9, 0)
 
 
 def takes(q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> bool:
     """Return whether this kernel computes the call: on a Hopper, what ``fits``."""
-    return q.is_cuda and _is_hopper(q.device) and fits(q, k, v, out)
+    return q.is_cuda and is_hopper(q.device) and fits(q, k, v, out)
 
 
 def fits(q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> bool:

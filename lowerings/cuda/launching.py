@@ -4,6 +4,7 @@
 14 us for the launch of a kernel that is already compiled (``benchmarks/cuda_kernels.py host``).
 """
 
+import functools
 from collections.abc import Hashable, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -90,6 +91,17 @@ def launch(
     repeat = Repeat(compiled[(*grid, 1, 1)[:3]], (*numbers, *values), device)
     _repeats.keep(key, repeat)
     return repeat
+
+
+def overlap(index: int) -> dict[str, bool]:
+    """Return constant and option of a kernel that begins with ``overlap_kernels.follow``, for device ``index``."""
+    # the CPU of Triton's interpreter, which knows no such option, is -1
+    return {"OVERLAP": True, "launch_pdl": True} if _overlaps(index) else {"OVERLAP": False}
+
+
+@functools.cache
+def _overlaps(index: int) -> bool:
+    return index >= 0 and torch.cuda.get_device_capability(index) >= (9, 0)
 
 
 def _kind(x: Any) -> Hashable:

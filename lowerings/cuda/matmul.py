@@ -8,7 +8,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bi_inductor.errors import LoweringError
-from lowerings.cuda import matmul_hopper, schedules, schedules_hopper
+from lowerings.cuda import matmul_hopper, schedules, schedules_hopper, stream
 from lowerings.cuda import matmul_kernels as kernels
 from lowerings.cuda.launching import Memory, Repeat, launch
 from lowerings.cuda.matmul_hopper import Again
@@ -155,7 +155,7 @@ def _product(
     if not out.numel():
         return None
     if schedule is None:
-        schedule = _choose(a, b, out, split_size)
+        schedule = choose(a, b, split_size)
     scaled = alpha != 1 or (bias is not None and beta != 1)
     if isinstance(schedule, Hopper) or schedule.tma:
         if out.dim() == 3:
@@ -165,6 +165,8 @@ def _product(
             return matmul_hopper.run(a, b, out, bias, alpha, beta, schedule, sms)
         _launch_tma(a, b, out, bias, alpha, beta, scaled, schedule)
         return None
+    if schedule.stream:
+        return stream.product(a, b, out, bias, alpha, beta, scaled, schedule)
     *batch, rows, columns = out.shape
     depth = a.shape[-1]
     tiles = -(-rows // schedule.m) * -(-columns // schedule.n)
@@ -254,11 +256,21 @@ def _uniform(dtype: torch.dtype) -> Gemm:
     return schedules.FLOAT32[1] if dtype == torch.float32 else schedules.POINTERS[0]
 
 
-def _choose(a: Tensor, b: Tensor, out: Tensor, split_size: int) -> Gemm | Hopper:
-    """What strides, sizes and alignment decide is looked up; only the addresses are looked at."""
+def choose(a: Tensor, b: Tensor, split_size: int, *, columns: int | None = None) -> Gemm | Hopper:
+    """Return the schedule of ``a @ b``: strides and sizes are looked up; only the addresses are looked at.
+
+    ``columns``: of all products in the launch, where b's are not all.
+    """
     aligned = not (a.data_ptr() | b.data_ptr()) & 15
     return _chosen(
-        a.dtype, a.shape, a.stride(), b.stride(), out.shape[-1], split_size, aligned, a.get_device()
+        a.dtype,
+        a.shape,
+        a.stride(),
+        b.stride(),
+        columns or b.shape[-1],
+        split_size,
+        aligned,
+        a.get_device(),
     )
 
 
@@ -277,6 +289,7 @@ def _chosen(
     *batches, rows, depth = shape
     batch = batches[0] if batches else 1
     steps = 16 // dtype.itemsize
+    streamed = not batches and depth <= split_size and aligned
     one_chain = batch == 1 and depth <= split_size and aligned and min(rows, columns, depth) > 1
     b_row, b_column = b_strides[-2:]
     # a tensor copy wants one unit stride and the rest in steps of 16 bytes
@@ -292,7 +305,15 @@ def _chosen(
     )
     if tma and rows > 32 and dtype != torch.float32 and matmul_hopper.is_hopper(index):
         return schedules_hopper.choose(rows, columns, depth, sms=sms)
-    return schedules.gemm(rows, columns, dtype, sms=sms, tma=tma, shared=shared)
+    return schedules.gemm(
+        rows,
+        columns,
+        dtype,
+        sms=sms,
+        tma=tma,
+        stream=streamed and stream.streams(depth, a_strides, b_strides, rows),
+        shared=shared,
+    )
 
 
 def _check(a: Tensor, b: Tensor, split_size: int) -> None:

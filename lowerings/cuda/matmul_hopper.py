@@ -117,5 +117,5 @@ def constants(tile: Hopper, by_k: bool) -> dict[str, Any]:
         "STAGES": tile.stages,
         "CHUNK": tile.chunk,
         "BUFFERS": tile.buffers,
-        "EARLY": tile.early,
+        "OVERLAP": tile.early,
     }

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lowerings.cuda import row_kernels as kernels
-from lowerings.cuda.launching import launch
+from lowerings.cuda import norm_kernels as kernels
+from lowerings.cuda.launching import launch, overlap
 from lowerings.cuda.rows import check, tile_of
 
 
@@ -62,15 +62,15 @@ def _norm(
     tile = tile_of(rows, extent, True)
     weights = (flat if w is None else w.contiguous() for w in (weight, bias))
     launch(
-        kernels.norm_rows,
+        kernels.norm_held if extent <= int(tile["LANES"]) else kernels.norm_rows,
         (-(-rows // int(tile["ROWS"])),),
         (flat, *weights, out, mean, rstd),
         (rows, extent, flat.stride(0), float(eps)),
         CENTRED=centred,
         HAS_WEIGHT=weight is not None,
         HAS_BIAS=bias is not None,
-        HELD=extent <= int(tile["LANES"]),
         **tile,
+        **overlap(out.get_device()),
     )
     return out, mean, rstd
 
@@ -100,7 +100,7 @@ def add_rms_norm(
     tile = tile_of(rows, extent, True)
     flat, other = (_flat(t, extent) for t in (x, x if residual is None else residual))
     launch(
-        kernels.add_rms_rows,
+        kernels.add_rms_held if extent <= int(tile["LANES"]) else kernels.add_rms_rows,
         (-(-rows // int(tile["ROWS"])),),
         (flat, other, flat if weight is None else weight.contiguous(), out, total),
         (rows, extent, flat.stride(0), other.stride(0), float(eps)),
@@ -108,8 +108,8 @@ def add_rms_norm(
         HAS_WEIGHT=weight is not None,
         FMA=fma,
         ROUNDED=rounded,
-        HELD=extent <= int(tile["LANES"]),
         **tile,
+        **overlap(out.get_device()),
     )
     return out, total
 

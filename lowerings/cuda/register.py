@@ -18,6 +18,7 @@ from lowerings.cuda import (
     reduction,
     scan,
     scatter,
+    shared,
     softmax,
     topk,
 )
@@ -34,6 +35,7 @@ LAUNCHERS: dict[str, Callable[..., Any]] = {
     "layer_norm": norm.layer_norm,
     "rms_norm": norm.rms_norm,
     "add_rms_norm": norm.add_rms_norm,
+    "shared_mm": shared.shared_mm,
     "convolution": convolution.convolution,
     "scan": scan.scan,
     "scatter_add": scatter.scatter_add,

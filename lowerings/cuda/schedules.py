@@ -17,7 +17,10 @@ def multiprocessors(device: torch.device) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gemm:
-    """Tile of one program. ``swap``: the weights fill the 64-row side of the tensor core; ``tma``: persistent."""
+    """Tile of one program. ``swap``: the weights fill the 64-row side of the tensor core; ``tma``: persistent.
+
+    ``stream``: the kernels of ``stream_kernels.py``.
+    """
 
     m: int
     n: int
@@ -26,10 +29,12 @@ class Gemm:
     stages: int
     swap: bool = False
     tma: bool = False
+    stream: bool = False
 
     def text(self) -> str:
         """Return e.g. ``128x256x64 w8 s3 tma``."""
-        marks = "".join(mark for mark, on in ((" swap", self.swap), (" tma", self.tma)) if on)
+        kinds = ((" swap", self.swap), (" tma", self.tma), (" stream", self.stream))
+        marks = "".join(mark for mark, on in kinds if on)
         return f"{self.m}x{self.n}x{self.k} w{self.warps} s{self.stages}{marks}"
 
     def shared_bytes(self, element: int) -> int:
@@ -49,6 +54,25 @@ _SWAPPED_32 = (
 _MIDDLE_64 = (
     Gemm(m=64, n=32, k=128, warps=4, stages=4, swap=True),
     Gemm(m=64, n=64, k=128, warps=4, stages=5, swap=True),
+)
+#: (largest M, schedule where every program has a multiprocessor of its own, schedule for more columns): timed on an H200
+#: for 11 weights of N 1024..151936, K 2048..12288
+STREAMED = (
+    (
+        8,
+        Gemm(m=8, n=32, k=256, warps=2, stages=5, stream=True),
+        Gemm(m=8, n=32, k=256, warps=2, stages=4, stream=True),
+    ),
+    (
+        16,
+        Gemm(m=16, n=64, k=128, warps=4, stages=6, stream=True),
+        Gemm(m=16, n=64, k=128, warps=4, stages=6, stream=True),
+    ),
+    (
+        32,
+        Gemm(m=32, n=64, k=128, warps=4, stages=5, stream=True),
+        Gemm(m=32, n=64, k=128, warps=4, stages=4, stream=True),
+    ),
 )
 #: (tile, time of one per unit of area with the chip full): fitted to 112 products timed on an H100
 TENSOR_COPIES = (
@@ -72,6 +96,7 @@ FLOAT32 = (
 
 #: every schedule that the tests hold together, by kind of dtype
 ALL_HALVES = (
+    *(tile for _, *tiles in STREAMED for tile in dict.fromkeys(tiles)),
     *_SWAPPED_16,
     *_SWAPPED_32,
     *_MIDDLE_64,
@@ -81,18 +106,28 @@ ALL_HALVES = (
 
 
 def gemm(
-    rows: int, columns: int, dtype: torch.dtype, *, sms: int, tma: bool, shared: int = 227 << 10
+    rows: int,
+    columns: int,
+    dtype: torch.dtype,
+    *,
+    sms: int,
+    tma: bool,
+    stream: bool = False,
+    shared: int = 227 << 10,
 ) -> Gemm:
     """Choose the schedule of a product with ``rows`` rows and ``columns`` columns.
 
     Args:
         sms: multiprocessors of the device.
         tma: whether device and operands allow tensor copies (16-byte aligned, one unit stride).
+        stream: whether K is side by side in both operands, as ``stream.streams`` says.
         shared: bytes of shared memory that one program may use.
     """
     if dtype == torch.float32:
         return FLOAT32[0] if rows <= 16 else _fitting(FLOAT32[1:], rows, columns, sms)
-    if rows <= 16:
+    if stream and rows <= STREAMED[-1][0]:
+        found = _streamed(rows, columns, sms)
+    elif rows <= 16:
         found = _SWAPPED_16[0 if rows == 16 and columns < 64 * sms // 2 else 1]
     elif rows <= 32:
         found = _SWAPPED_32[1]
@@ -107,6 +142,12 @@ def gemm(
         if found.shared_bytes(2) + (found.m * found.n * 2 if found.tma else 0) <= shared
         else POINTERS[0]
     )
+
+
+def _streamed(rows: int, columns: int, sms: int) -> Gemm:
+    """Choose from the first row of STREAMED that holds ``rows``, 32 at most."""
+    alone, shared = next(tiles for most, *tiles in STREAMED if rows <= most)
+    return alone if columns <= alone.n * sms else shared
 
 
 def _tensor_copies(rows: int, columns: int, sms: int) -> Gemm:
@@ -166,6 +207,25 @@ def attention(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Decode:
+    """Blocks of keys scored together; ``parallel``: a program for every piece; registers of a thread, 0 for any."""
+
+    blocks: int
+    warps: int = 4
+    registers: int = 0
+    parallel: bool = False
+
+
+def decode(sequences: int, pieces: int, dim: int, *, sms: int) -> Decode:
+    """Choose the schedule of one query for each of ``sequences`` kv heads, keys in ``pieces``."""
+    parallel = sequences < 3 * sms // 4
+    # four programs on a multiprocessor where there are that many, two that wait less where not
+    if sequences * (pieces if parallel else 1) > 3 * sms // 2:
+        return Decode(blocks=1, registers=128 if dim <= 128 else 0, parallel=parallel)
+    return Decode(blocks=2, parallel=parallel)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
     """Rows of one program, the lanes it keeps (the plan's, or fewer for a short row), steps in flight."""
 
@@ -185,9 +245,11 @@ def rows(count: int, extent: int, *, unit_stride: bool, lanes: int = 4096) -> Ro
     if short < lanes:
         side = max(1, min(2048 // short, 1 << max(count // 264, 1).bit_length() - 1))
         return Rows(rows=side, lanes=short, unroll=1, warps=4 if side * short >= 1024 else 1)
-    return Rows(rows=1, lanes=lanes, unroll=1 if extent <= lanes else 2, warps=8)
+    if extent <= lanes:
+        return Rows(rows=1, lanes=lanes, unroll=1, warps=4)
+    return Rows(rows=1, lanes=lanes, unroll=2, warps=8)
 
 
-def softmax_parts(count: int) -> int:
-    """How many programs share the lanes of a long row: more when rows are few."""
-    return 16 if count <= 16 else 4 if count <= 256 else 2
+def softmax_parts(count: int, extent: int) -> int:
+    """How many programs share the lanes of a long row: one unless long rows are few."""
+    return 32 if count <= 64 and extent > 32768 else 1

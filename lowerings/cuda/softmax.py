@@ -3,11 +3,14 @@
 import torch
 from torch import Tensor
 
-from lowerings.cuda import row_kernels as kernels
 from lowerings.cuda import schedules
-from lowerings.cuda.launching import launch
+from lowerings.cuda import softmax_kernels as kernels
+from lowerings.cuda.launching import launch, overlap
 from lowerings.cuda.plans import LANES
 from lowerings.cuda.rows import Rows, check, constants, programs, rows_of
+
+#: elements that one program writes
+_BLOCK = 2048
 
 
 def softmax(
@@ -21,47 +24,51 @@ def softmax(
         return out
     view = rows_of(x, [dim])
     if view.stride == 1 and view.extent > LANES:
-        _wide(x, out, view, log)
+        _long(x, out, view, log)
         return out
     tile = constants(view)
     kernel = kernels.softmax_held if view.extent <= int(tile["LANES"]) else kernels.softmax_rows
     numbers = (view.rows, *view.arguments())
-    launch(kernel, programs(view, tile), (x, out), numbers, LOG_OUT=log, **tile)
+    shared = {**tile, **overlap(out.get_device())}
+    launch(kernel, programs(view, tile), (x, out), numbers, LOG_OUT=log, **shared)
     return out
 
 
-def _wide(x: Tensor, out: Tensor, view: Rows, log: bool) -> None:
-    """Lanes of a long row side by side: each program owns a subtree."""
-    parts = schedules.softmax_parts(view.rows)
+def _long(x: Tensor, out: Tensor, view: Rows, log: bool) -> None:
+    """Contiguous rows longer than LANES: one of a program, or in parts where rows are few."""
+    numbers = (view.rows, view.extent)
+    parts = schedules.softmax_parts(view.rows, view.extent)
+    shared = {"LANES": LANES, "enable_fp_fusion": False, **overlap(out.get_device())}
+    if parts == 1:
+        launch(
+            kernels.softmax_long,
+            (view.rows,),
+            (x, out),
+            numbers,
+            LOG_OUT=log,
+            LOG=LANES.bit_length() - 1,
+            UNROLL=4,
+            num_warps=32,
+            **shared,
+        )
+        return
+    # lanes side by side: each program owns a subtree
     width = LANES // parts
     tops, sums = x.new_empty((2, view.rows, parts), dtype=torch.float32)
-    shared = {
-        "PARTS": parts,
-        "WIDTH": width,
-        "LANES": LANES,
-        "UNROLL": 4,
-        "num_warps": max(1, width // 256),
-    }
-    numbers = (view.rows, view.extent)
-    launch(kernels.top_part, (view.rows, parts), (x, tops), numbers, **shared)
-    launch(
-        kernels.exp_part,
-        (view.rows, parts),
-        (x, tops, sums),
-        numbers,
-        LOG=width.bit_length() - 1,
-        enable_fp_fusion=False,
-        **shared,
-    )
+    wide = {"PARTS": parts, "WIDTH": width, "UNROLL": 16, "num_warps": 1, **shared}
+    grid = (view.rows, parts)
+    launch(kernels.top_part, grid, (x, tops), numbers, **wide)
+    launch(kernels.exp_part, grid, (x, tops, sums), numbers, LOG=width.bit_length() - 1, **wide)
     launch(
         kernels.softmax_write,
-        (view.rows, -(-view.extent // 4096)),
+        (view.rows, -(-view.extent // _BLOCK)),
         (x, tops, sums, out),
         numbers,
         LOG_OUT=log,
         PARTS=parts,
         LOG=parts.bit_length() - 1,
-        BLOCK=4096,
-        num_warps=8,
+        BLOCK=_BLOCK,
+        num_warps=4,
+        **overlap(out.get_device()),
         enable_fp_fusion=False,
     )

@@ -240,3 +240,23 @@ def test_sizes_that_are_products_of_sums_are_known_to_be_equal():
         return patches.flatten(2).transpose(1, 2).reshape(-1, 8) + torch.arange(8.0)
 
     plan_of(tokens, torch.randn(5, 3, 32, 32), dynamic=True)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_samples_behind_their_tokens_and_heads(samples):
+    """``nn.MultiheadAttention`` works on ``[L, B * H, D]`` and ``[L * B, E]``: with one sample no dim is its own."""
+    attention = torch.nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def fn(x):
+        out, weights = attention(x, x, x)
+        return out + x, weights
+
+    plan_of(fn, torch.randn(samples, 5, 8))
+
+
+def test_one_sample_is_still_not_added_to_others():
+    with pytest.raises(Exception, match="over the batch") as raised:
+        plan_of(
+            lambda x: x.transpose(0, 1).contiguous().view(5, 1, 2, 4).sum(1), torch.randn(1, 5, 8)
+        )
+    assert isinstance(raised.value.inner_exception, VariantOpError)

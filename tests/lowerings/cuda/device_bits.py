@@ -1,6 +1,6 @@
 """Bits on a GPU: every schedule of a plan equal, every row alone and in a batch, decode = chunk = prefill.
 
-    python tests/lowerings/cuda/device_bits.py gemm|attention|hopper|rows|orders [DTYPE-HEADDIM ..]
+    python tests/lowerings/cuda/device_bits.py gemm|attention|hopper|decode|rows|overlap|orders [DTYPE-HEADDIM ..]
 
 Prints one line a check, ``ok`` or the number of differing elements; exits with 1 if any differs.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lowerings.cuda import (
     attention,
+    attention_decode,
     attention_hopper,
     convolution,
     matmul,
@@ -24,6 +25,7 @@ from lowerings.cuda import (
     scatter,
     schedules,
     schedules_hopper,
+    shared,
     softmax,
     topk,
 )
@@ -56,8 +58,10 @@ def data(kind: str, rows: int, columns: int, dtype: torch.dtype) -> Tensor:
 
 def gemm() -> None:
     for dtype in (torch.bfloat16, torch.float16):
-        for n, k in ((6144, 4096), (768, 3072), (1000, 1000), (333, 777)):
+        for n, k in ((6144, 4096), (768, 3072), (1000, 1072), (1000, 1000), (333, 777)):
             _gemm_shape(dtype, n, k)
+        _shared(dtype)
+        _overlapping(dtype)
     for n, k in ((768, 3072), (333, 777)):
         a, w = data("normal", 1000, k, torch.float32), data("normal", n, k, torch.float32)
         exact = a.double() @ w.double().t()
@@ -101,7 +105,11 @@ def gemm() -> None:
 
 def _gemm_shape(dtype: torch.dtype, n: int, k: int) -> None:
     aligned = n % 8 == 0 and k % 8 == 0
-    tiles = [tile for tile in schedules.ALL_HALVES if aligned or not tile.tma]
+    tiles = [
+        tile
+        for tile in schedules.ALL_HALVES
+        if (aligned or not tile.tma) and (k % 16 == 0 or not tile.stream)
+    ]
     if aligned and matmul_hopper.is_hopper(0):
         tiles += [tile for tile, _ in schedules_hopper.TILES]
         tiles += [replace(tile, early=True) for tile in tiles[-3:]]
@@ -160,6 +168,49 @@ def _gemm_epilogues(name: str, a: Tensor, w: Tensor, bias: Tensor, tiles: list[o
                 )
                 pairs.append((made, plain))
         report(f"{name} epilogues of {rows} rows", pairs)
+
+
+def _shared(dtype: torch.dtype) -> None:
+    a = data("wide", 64, 1072, dtype)
+    weights = [data("wide", n, 1072, dtype) for n in (1000, 72, 24)]
+    pairs = []
+    for m in (1, 2, 8, 9, 16, 17, 32, 33):
+        for few in (weights[:2], weights):
+            outs = shared.shared_mm(a[:m], *few, split_size=CHAIN)
+            pairs += [
+                (out, matmul.mm(a[:m], w.t(), split_size=CHAIN))
+                for out, w in zip(outs, few, strict=False)
+            ]
+    report(f"{str(dtype)[6:]} products of one input = each alone", pairs)
+
+
+def _overlapping(dtype: torch.dtype) -> None:
+    """Launches that start before the one in front has ended, in a graph, against one at a time."""
+    x = data("normal", 8, 4096, dtype)
+    up, down = (data("normal", 4096, 4096, dtype) / 64 for _ in range(2))
+
+    def chain(after: Callable[[], object]) -> Tensor:
+        h = x
+        for _ in range(20):
+            normed, _ = norm.rms_norm(h, [4096], None, 1e-6, lanes=LANES)
+            after()
+            left, right, _ = shared.shared_mm(normed, up, down, split_size=CHAIN)
+            after()
+            h = matmul.mm(left + right, down.t(), split_size=CHAIN)
+            after()
+        return h
+
+    wanted = chain(torch.cuda.synchronize)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = chain(lambda: None)
+    outs = []
+    for _ in range(100):
+        graph.replay()
+        outs.append(out.clone())
+    report(f"{str(dtype)[6:]} overlapping launches in a graph", [(o, wanted) for o in outs])
+    loose = [(chain(lambda: None), wanted) for _ in range(20)]
+    report(f"{str(dtype)[6:]} overlapping launches", loose)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, **kwargs: object) -> Tensor:
@@ -350,6 +401,92 @@ def _hopper_masks(dtype: torch.dtype, dim: int, name: str) -> None:
     _both(f"{name} NaN and inf, causal", q * 30, k, v, is_causal=True)
 
 
+def decode() -> None:
+    """The kernel of one query against the Triton kernel and a prefill: piece borders, groups, masks, hidden values."""
+    for dtype, dim, group in (
+        *((torch.bfloat16, 128, group) for group in (1, 3, 4, 8)),
+        *((torch.bfloat16, dim, 4) for dim in (64, 96, 256)),
+        *((torch.float16, 128, 4), (torch.bfloat16, 64, 16)),
+    ):
+        name = f"{str(dtype)[6:]}-{dim}"
+        if len(sys.argv) < 3 or f"{name}-{group}" in sys.argv[2:]:
+            _decode_lengths(dtype, dim, group, f"decode {name} x{group}")
+            _decode_masks(dtype, dim, group, f"decode {name} x{group}")
+
+
+def _one_query(
+    name: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, *, wanted: bool = True
+) -> None:
+    """One call on every schedule of the kernel of one query, and on the Triton kernel with its pieces placed alike."""
+    limit = 128 if q.shape[-1] <= 128 else 0
+    pairs = []
+    for parallel in (False, True):
+        plain = schedules.Attention(m=16, warps=4, stages=2, parallel=parallel)
+        other = q if wanted else q * 1.01
+        expected = attention.attention(other, k, v, mask, split_size=KEY_SPLIT, schedule=plain)
+        for blocks, registers in ((1, limit), (2, 0)):
+            tile = schedules.Decode(blocks=blocks, registers=registers, parallel=parallel)
+            found = attention.attention(q, k, v, mask, split_size=KEY_SPLIT, schedule=tile)
+            pairs += list(zip(found, expected, strict=True))
+    ran = []
+    real = attention_decode.launch
+    attention_decode.launch = lambda *args: (ran.append(1), real(*args))
+    try:
+        found = attention.attention(q, k, v, mask, split_size=KEY_SPLIT)
+    finally:
+        attention_decode.launch = real
+    if len(ran) != 1:
+        FAILED.append(name)
+        print(f"FAILED {name}: the kernel of one query ran {len(ran)} times")
+    if mask is None:
+        pairs += list(zip(found, expected, strict=True))
+    report(name, pairs, wanted=wanted)
+
+
+def _decode_lengths(dtype: torch.dtype, dim: int, group: int, name: str) -> None:
+    for keys in (1, 63, 64, 65, 257, 511, 512, 513, 1023, 1024, 1025, 2100):
+        _one_query(f"{name} {keys}", *_operands(3, 2 * group, 2, 1, keys, dim, dtype))
+    _one_query(f"{name} control", *_operands(3, 2 * group, 2, 1, 700, dim, dtype), wanted=False)
+    q, k, v = _operands(2, 2 * group, 2, 1100, 1100, dim, dtype)
+    whole = attend(q, k, v, is_causal=True)
+    pairs = [
+        (attend(q[:, :, p : p + 1], k[:, :, : p + 1], v[:, :, : p + 1]), whole[:, :, p : p + 1])
+        for p in (0, 62, 63, 64, 511, 512, 700, 1023, 1024, 1099)
+    ]
+    report(f"{name} = prefill", pairs)
+
+
+def _decode_masks(dtype: torch.dtype, dim: int, group: int, name: str) -> None:
+    capacity = 1280
+    q, k, v = (x.contiguous() for x in _operands(3, 2 * group, 2, 1, capacity, dim, dtype))
+    k[:, :, 1200:] = float("nan")
+    v[:, :, 1150:] = float("nan")
+    key = torch.arange(capacity, device="cuda")
+    for keys, left in ((1, 0), (257, 0), (513, 5), (700, 37), (1100, 600)):
+        padding = torch.tensor([left, 0, min(3, keys - 1)], device="cuda")[:, None, None, None]
+        keep = (key < keys) & (key >= padding)
+        added = torch.zeros(keep.shape, device="cuda", dtype=dtype)
+        added = added.masked_fill(~keep, torch.finfo(dtype).min)
+        for mask in (keep, added, keep[1]):
+            _one_query(f"{name} {left}:{keys} {str(mask.dtype)[6:]}", q, k, v, mask)
+        alone = attend(q[:1], *(x[:1, :, left:keys] for x in (k, v)))
+        report(f"{name} {left}:{keys} alone", [(attend(q, k, v, keep)[:1], alone)])
+    holes = (key < 1100) & (torch.rand(3, 1, 1, capacity, device="cuda") > 0.3)
+    holes[2] = False
+    bias = torch.randn(3, 1, 1, capacity, device="cuda").to(dtype)
+    wild = v.clone()
+    wild[:, :, 50, 1], wild[:, :, 55, 2] = float("nan"), float("inf")
+    wild[:, :, 57, 3], wild[:, :, 58:60, 4] = float("-inf"), float("inf")
+    for mask in (holes, bias.masked_fill(~holes, float("-inf"))):
+        _one_query(f"{name} holes {str(mask.dtype)[6:]}", q, k, v, mask)
+        _one_query(f"{name} holes, NaN and inf {str(mask.dtype)[6:]}", q, k, wild, mask)
+    q, k, v = _operands(2, 2 * group, 2, 1, 9000, dim, dtype)
+    long = (torch.arange(9000, device="cuda") < 8800).repeat(2, 1, 1, 1)
+    long[1, ..., :77] = False
+    long[0, ..., 5000] = False
+    _one_query(f"{name} long mask", q, k, v, long)
+
+
 def rows() -> None:
     makers: dict[str, Callable[[Tensor], Tensor]] = {
         "rms_norm": lambda x: norm.rms_norm(x, x.shape[-1:], None, 1e-6, lanes=LANES)[0],
@@ -379,6 +516,51 @@ def rows() -> None:
                     pairs.append((make(torch.nn.functional.pad(x, (0, 777))), whole))
                 report(f"{name} {str(dtype)[6:]} {extent}", pairs)
             report(f"add_rms_norm {str(dtype)[6:]} {extent}", _fused_norm(x))
+
+
+def overlap() -> None:
+    """Kernels that start before their predecessor has ended read what it wrote, and write after it has read."""
+    for rows in (1, 64, 3000):
+        x, residual = (torch.randn(rows, 4096, device="cuda").bfloat16() for _ in range(2))
+        long = torch.randn(rows, 50000, device="cuda").bfloat16()
+        k, v = (torch.randn(min(rows, 64), 8, 1100, 128, device="cuda").bfloat16() for _ in "kv")
+        kept = torch.arange(1100, device="cuda") < 1000
+
+        def chain(
+            wait: Callable[[], None], x: Tensor = x, residual: Tensor = residual, long: Tensor = long,
+            k: Tensor = k, v: Tensor = v, kept: Tensor = kept,
+        ) -> list[Tensor]:  # fmt: skip
+            y, total = x, residual
+            for _ in range(20):
+                y, total = norm.add_rms_norm(
+                    y, total, None, 1e-6, fma=True, rounded=False, lanes=LANES
+                )
+                wait()
+                y = norm.layer_norm(y, [4096], x[0], x[0], 1e-5, lanes=LANES)[0]
+                wait()
+                y = softmax.softmax(y, -1, True, lanes=LANES)
+                wait()
+                q = y[: len(k)].view(len(k), 32, 1, 128)
+                for mask in (None, kept):
+                    q = attend(q, k, v, mask)
+                    wait()
+                y[: len(k)] = norm.rms_norm(q.reshape(-1, 4096), [4096], None, 1e-6, lanes=LANES)[0]
+                wait()
+                total, long[:, :4096] = y + total, y
+                long = softmax.softmax(long, -1, True, lanes=LANES)
+                wait()
+            return [y, total, long]
+
+        expected = chain(torch.cuda.synchronize, long=long.clone())
+        graph, again = torch.cuda.CUDAGraph(), long.clone()
+        with torch.cuda.graph(graph):
+            captured = chain(lambda: None, long=again)
+        for turn in range(3):
+            again.copy_(long)
+            graph.replay()
+            report(f"overlap {rows} graph {turn}", list(zip(captured, expected, strict=True)))
+        alone = chain(lambda: None, long=long.clone())
+        report(f"overlap {rows} stream", list(zip(alone, expected, strict=True)))
 
 
 def _fused_norm(x: Tensor) -> list[tuple[Tensor, Tensor]]:
@@ -477,8 +659,8 @@ def orders() -> None:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    {"gemm": gemm, "attention": attentions, "hopper": hopper, "rows": rows, "orders": orders}[
-        sys.argv[1]
-    ]()
+    checks = (gemm, attentions, hopper, decode, rows, overlap, orders)
+    names = {check.__name__: check for check in checks} | {"attention": attentions}
+    names[sys.argv[1]]()
     print(f"{sys.argv[1]}: {len(FAILED)} failed", *FAILED, sep="\n  ")
     sys.exit(bool(FAILED))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import triton
-from test_hopper_code import H100, SHARED, _descriptor, _spilled
+from test_hopper_code import H100, SHARED, _descriptor, machine_code
 from triton.experimental.gluon._runtime import GluonASTSource
 
 from lowerings.cuda import matmul, matmul_hopper, schedules_hopper
@@ -61,7 +61,7 @@ def test_a_slice_is_multiplied_while_the_next_is_copied(
     assert "cp.async.bulk.tensor.2d.global" in ptx
     assert ("griddepcontrol.wait" in ptx) == tile.early
     assert compiled.metadata.shared <= SHARED
-    assert _spilled(ptx, tmp_path) == 0
+    assert machine_code(ptx, tmp_path)[0] == 0
     # the last slice is still multiplied when the one before is given back
     outstanding = 2 if tile.second else 1
     assert re.findall(rf"wgmma\.wait_group\.sync\.aligned {outstanding}\b", ptx)

@@ -80,3 +80,15 @@ def test_what_is_remembered_has_an_end(kernel: _Kernel) -> None:
     for n in range(10):
         launching.launch(kernel, (1,), (x,), (n, 1.0), BLOCK=1, FAST=True)
     assert 0 < len(launching._repeats) <= 3
+
+
+def test_launches_overlap_from_hopper_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    launching._overlaps.cache_clear()
+    for index, capability in enumerate([(8, 0), (8, 9), (9, 0), (10, 0)]):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, found=capability: found)
+        new = capability >= (9, 0)
+        wanted = {"OVERLAP": True, "launch_pdl": True} if new else {"OVERLAP": False}
+        assert launching.overlap(index) == wanted
+    # the interpreter's CPU
+    assert launching.overlap(-1) == {"OVERLAP": False}
+    launching._overlaps.cache_clear()

@@ -12,15 +12,25 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from lowerings.cuda import attention, matmul, norm, schedules, softmax
+from lowerings.cuda import (
+    attention,
+    matmul,
+    matmul_hopper,
+    norm,
+    schedules,
+    schedules_hopper,
+    softmax,
+)
 from lowerings.cuda.plans import CHAIN, KEY_SPLIT, LANES
 from lowerings.cuda.schedules import Attention, Gemm
+from lowerings.cuda.schedules_hopper import Hopper
 
 SHAPES = (
     (6144, 4096),
@@ -53,7 +63,7 @@ TRIED = (
     Gemm(m=128, n=32, k=128, warps=4, stages=4, tma=True),
     Gemm(m=64, n=32, k=128, warps=4, stages=6, tma=True),
 )
-TILES = tuple(dict.fromkeys((*schedules.ALL_HALVES, *TRIED)))
+TILES = (*schedules.ALL_HALVES, *TRIED, *(tile for tile, _ in schedules_hopper.TILES))
 
 
 def micros(calls: list[Callable[[], object]], replays: int = 7) -> float:
@@ -131,9 +141,14 @@ def gemm() -> dict[str, object]:
     return results
 
 
-def _sensible(tile: Gemm, rows: int) -> bool:
+def _sensible(tile: Gemm | Hopper, rows: int) -> bool:
+    hopper = matmul_hopper.is_hopper(0)
+    if isinstance(tile, Hopper):
+        return hopper and rows > 32 and tile.m < rows + 64
     if tile.stream:
         return rows <= tile.m and (rows > tile.m // 2 or tile.m == 8)
+    if hopper and (tile.tma or rows > 32):
+        return False
     if tile.swap:
         return (rows <= tile.m and (rows > tile.m // 4 or tile.m == 16)) or (
             tile.m == 64 and rows <= 128
@@ -241,11 +256,15 @@ def host() -> dict[str, object]:
         torch.randn(16, 4096, device="cuda").bfloat16(),
         torch.randn(4096, 4096, device="cuda").bfloat16(),
     )
+    many = torch.randn(500, 4096, device="cuda").bfloat16()
     timed = {
         "choice": lambda: matmul.choose(a, w.t(), CHAIN),
-        "table only": lambda: schedules.gemm(500, 4096, a.dtype, sms=132, tma=True),
+        "table of few rows": lambda: schedules.gemm(16, 4096, a.dtype, sms=132, tma=True),
+        "table of many": lambda: schedules_hopper.choose(500, 4096, 4096, sms=132),
         "whole mm": lambda: matmul.mm(a, w.t(), split_size=CHAIN),
+        "whole mm of 500": lambda: matmul.mm(many, w.t(), split_size=CHAIN),
         "torch mm": lambda: a @ w.t(),
+        "torch mm of 500": lambda: many @ w.t(),
     }
     results: dict[str, object] = {}
     for name, call in timed.items():
@@ -261,7 +280,13 @@ def host() -> dict[str, object]:
 
 
 def warm(index: int, count: int) -> None:
-    """Compile every ``count``-th schedule of attention, so that its table need not wait."""
+    """Compile every ``count``-th schedule of products and attention, so that their tables need not wait."""
+    x, w = (torch.randn(512, 512, device="cuda").bfloat16() for _ in range(2))
+    if matmul_hopper.is_hopper(0):
+        for tile, _ in schedules_hopper.TILES[index::count]:
+            for early in (False, True):
+                schedule = replace(tile, early=early)
+                matmul.mm(x, w.t(), split_size=CHAIN, schedule=schedule)
     q, k = (
         torch.randn(1, 32, 1024, 128, device="cuda").bfloat16(),
         torch.randn(1, 8, 1024, 128, device="cuda").bfloat16(),

@@ -98,6 +98,9 @@ def run(
         num_warps=4,
         launch_pdl=tile.early,
     )
+    for kept in filter(None, descriptors):
+        # no tensor stays alive for the next call
+        kept[1].base = None
     return None if repeat is None else Again(repeat, descriptors)
 
 
@@ -114,5 +117,5 @@ def constants(tile: Hopper, by_k: bool) -> dict[str, Any]:
         "STAGES": tile.stages,
         "CHUNK": tile.chunk,
         "BUFFERS": tile.buffers,
-        "EARLY": tile.early,
+        "OVERLAP": tile.early,
     }

@@ -17,6 +17,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from lowerings.cuda.overlap_kernels import follow
+
 
 @gluon.constexpr_function
 def _accumulator(columns):
@@ -50,20 +52,6 @@ def _copy(desc, row, k, ready, smem, BY_K: gl.constexpr):
         tma.async_copy_global_to_shared(desc, [k, row], ready, smem)
     else:
         tma.async_copy_global_to_shared(desc, [row, k], ready, smem)
-
-
-@gluon.jit
-def _let_next_begin():
-    gl.inline_asm_elementwise(
-        "griddepcontrol.launch_dependents; // $0", "=r", [], dtype=gl.int32, is_pure=False, pack=1
-    )
-
-
-@gluon.jit
-def _wait_for_last():
-    gl.inline_asm_elementwise(
-        "griddepcontrol.wait; // $0", "=r", [], dtype=gl.int32, is_pure=False, pack=1
-    )
 
 
 @gluon.jit
@@ -257,7 +245,7 @@ def product_hopper(
     a_desc, b_desc, c_desc, out_desc, more_desc, bias_ptr, M, N, K, GROUP, alpha, beta, bias_row, bias_column,
     SWAP: gl.constexpr, BY_K: gl.constexpr, HAS_BIAS: gl.constexpr, SCALED: gl.constexpr,
     GROUPS: gl.constexpr, ROWS: gl.constexpr, FIRST: gl.constexpr, SECOND: gl.constexpr,
-    BK: gl.constexpr, STAGES: gl.constexpr, CHUNK: gl.constexpr, BUFFERS: gl.constexpr, EARLY: gl.constexpr,
+    BK: gl.constexpr, STAGES: gl.constexpr, CHUNK: gl.constexpr, BUFFERS: gl.constexpr, OVERLAP: gl.constexpr,
 ) -> None:  # fmt: skip
     """``out [M, N] = alpha * x [M, K] @ w + beta * bias``; ``w`` is [N, K], or [K, N] with BY_K.
 
@@ -296,9 +284,8 @@ def product_hopper(
         mbarrier.init(ready.index(i), count=1)
         mbarrier.init(free.index(i), count=GROUPS)
     fence_async_shared()
-    if EARLY:
-        _let_next_begin()
-        _wait_for_last()
+    # the other warps begin below
+    follow(OVERLAP)
     if GROUPS == 1:
         gl.warp_specialize(
             [

@@ -11,7 +11,6 @@ from torch import Tensor
 from lowerings.cuda import matmul, stream
 from lowerings.cuda.launching import Memory, Repeat
 from lowerings.cuda.schedules import Gemm
-from lowerings.cuda.schedules_hopper import Hopper
 
 #: launches by operands
 _repeats: Memory[Repeat] = Memory()
@@ -51,11 +50,9 @@ def _key(a: Tensor, weights: Sequence[Tensor], split_size: int) -> Hashable:
 
 def _together(a: Tensor, weights: Sequence[Tensor], split_size: int) -> Gemm | None:
     """The schedule of one launch for all, if each of them would have such a schedule."""
-    if not a.shape[0] or not all(_streams(matmul.choose(a, w.t(), split_size)) for w in weights):
+    tiles = [matmul.choose(a, w.t(), split_size) for w in weights]
+    if not a.shape[0] or not all(isinstance(tile, Gemm) and tile.stream for tile in tiles):
         return None
-    chosen = matmul.choose(a, weights[0].t(), split_size, columns=sum(w.shape[0] for w in weights))
-    return chosen if isinstance(chosen, Gemm) else None
-
-
-def _streams(schedule: Gemm | Hopper) -> bool:
-    return isinstance(schedule, Gemm) and schedule.stream
+    columns = sum(w.shape[0] for w in weights)
+    tile = matmul.choose(a, weights[0].t(), split_size, columns=columns)
+    return tile if isinstance(tile, Gemm) else None

@@ -149,6 +149,27 @@ def _gemm_shape(dtype: torch.dtype, n: int, k: int) -> None:
             )
 
 
+def _gemm_epilogues(name: str, a: Tensor, w: Tensor, bias: Tensor, tiles: list[object]) -> None:
+    """A bias of its own for every row, factors, few rows, and weights by K, on every third tile."""
+    full = torch.randn(len(a), len(w), device="cuda").to(a.dtype)
+    wt = w.t().contiguous()
+    for rows in (33, 77, 200):
+        x, y = a[:rows], full[:rows]
+        pairs = []
+        for tile in tiles[::3]:
+            for weights, added, factors in (
+                (w.t(), y, {"alpha": 0.5, "beta": 2.0}),
+                (w.t(), bias, {"beta": 0.25}),
+                (wt, None, {}),
+            ):
+                made, plain = (
+                    matmul.mm(x, weights, added, split_size=CHAIN, schedule=one, **factors)
+                    for one in (tile, schedules.POINTERS[0])
+                )
+                pairs.append((made, plain))
+        report(f"{name} epilogues of {rows} rows", pairs)
+
+
 def _shared(dtype: torch.dtype) -> None:
     a = data("wide", 64, 1072, dtype)
     weights = [data("wide", n, 1072, dtype) for n in (1000, 72, 24)]
@@ -190,27 +211,6 @@ def _overlapping(dtype: torch.dtype) -> None:
     report(f"{str(dtype)[6:]} overlapping launches in a graph", [(o, wanted) for o in outs])
     loose = [(chain(lambda: None), wanted) for _ in range(20)]
     report(f"{str(dtype)[6:]} overlapping launches", loose)
-
-
-def _gemm_epilogues(name: str, a: Tensor, w: Tensor, bias: Tensor, tiles: list[object]) -> None:
-    """A bias of its own for every row, factors, few rows, and weights by K, on every third tile."""
-    full = torch.randn(len(a), len(w), device="cuda").to(a.dtype)
-    wt = w.t().contiguous()
-    for rows in (33, 77, 200):
-        x, y = a[:rows], full[:rows]
-        pairs = []
-        for tile in tiles[::3]:
-            for weights, added, factors in (
-                (w.t(), y, {"alpha": 0.5, "beta": 2.0}),
-                (w.t(), bias, {"beta": 0.25}),
-                (wt, None, {}),
-            ):
-                made, plain = (
-                    matmul.mm(x, weights, added, split_size=CHAIN, schedule=one, **factors)
-                    for one in (tile, schedules.POINTERS[0])
-                )
-                pairs.append((made, plain))
-        report(f"{name} epilogues of {rows} rows", pairs)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, **kwargs: object) -> Tensor:

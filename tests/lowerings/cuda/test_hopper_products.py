@@ -1,12 +1,13 @@
 """The machine code of products on specialised warps, compiled for an H100 without one, and the choice of their tiles."""
 
 import re
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 import triton
-from test_hopper_code import H100, SHARED, _descriptor, _spilled
+from test_hopper_code import H100, SHARED, _descriptor, machine_code
 from triton.experimental.gluon._runtime import GluonASTSource
 
 from lowerings.cuda import matmul, matmul_hopper, schedules_hopper
@@ -60,7 +61,7 @@ def test_a_slice_is_multiplied_while_the_next_is_copied(
     assert "cp.async.bulk.tensor.2d.global" in ptx
     assert ("griddepcontrol.wait" in ptx) == tile.early
     assert compiled.metadata.shared <= SHARED
-    assert _spilled(ptx, tmp_path) == 0
+    assert machine_code(ptx, tmp_path)[0] == 0
     # the last slice is still multiplied when the one before is given back
     outstanding = 2 if tile.second else 1
     assert re.findall(rf"wgmma\.wait_group\.sync\.aligned {outstanding}\b", ptx)
@@ -125,24 +126,29 @@ def test_other_devices_and_operands_keep_the_triton_kernels(
     assert type(chosen) is kind
 
 
-def test_the_same_launch_takes_other_tensors() -> None:
-    calls: list[tuple[object, ...]] = []
+def test_the_same_launch_takes_other_tensors_and_keeps_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    launched: list[tuple[object, ...]] = []
+    monkeypatch.setattr(
+        matmul_hopper,
+        "launch",
+        lambda kernel, grid, tensors, numbers, **rest: lambda *x: launched.append(x),
+    )
     tile = Hopper(groups=1, rows=64, first=64, second=16, swap=True)
-    first, second = (
-        tuple(torch.zeros(size, dtype=BF16) for size in ((80, 64), (64, 64), (80, 64)))
+    (first, second) = (
+        [torch.zeros(size, dtype=BF16) for size in ((80, 64), (64, 128), (80, 128))]
         for _ in range(2)
     )
-    blocks = tile.blocks(by_k=False)
-    which = (1, 0, 0, 2, 2)
-    again = matmul_hopper.Again(
-        lambda *x: calls.append(x),  # type: ignore[arg-type]
-        [
-            None if block is None else (at, matmul_hopper.descriptor(first[at], block))
-            for at, block in zip(which, blocks, strict=True)
-        ],
-    )
-    again(*second, second[2])
-    ((*descriptors, bias),) = calls
-    assert [x.base is second[at] for x, at in zip(descriptors, which, strict=True)] == [True] * 5
-    assert [tuple(x.block_shape) for x in descriptors] == list(blocks)
-    assert bias is second[2]
+    again = matmul_hopper.run(*first, None, 1.0, 1.0, tile, 132)
+    assert again is not None
+    alive = [weakref.ref(x) for x in first]
+    del first
+    assert [x() for x in alive] == [None] * 3
+    a, b, out = second
+    again(a, b, out, out)
+    ((*descriptors, bias),) = launched
+    bases = [x.base for x in descriptors]
+    assert [*map(id, bases), id(bias)] == [*map(id, (b, a, a, out, out)), id(out)]
+    assert [tuple(x.block_shape) for x in descriptors] == list(tile.blocks(by_k=True))
+    assert [x.shape for x in descriptors[:4]] == [[64, 128], [80, 64], [80, 64], [80, 128]]

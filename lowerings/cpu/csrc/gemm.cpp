@@ -31,28 +31,6 @@ struct Region {
   int64_t batch, m0, m1, n0, n1;
 };
 
-// Walks a block of memory and prefetches it to L2 a few lines at a time, between the tiles of the block before.
-class Prefetcher {
- public:
-  Prefetcher() = default;
-  Prefetcher(const void* data, int64_t rows, int64_t stride, int64_t row_bytes, int64_t calls)
-      : row_(static_cast<const char*>(data)), rows_(rows), stride_(stride), row_bytes_(row_bytes),
-        lines_(static_cast<int>((rows * (row_bytes / 64 + 1) + calls - 1) / calls)) {}
-
-  BI_INLINE void advance() {
-    for (int i = 0; i < lines_ && rows_ > 0; i++) {
-      __builtin_prefetch(row_ + at_, 0, 2);
-      at_ += 64;
-      if (at_ >= row_bytes_ + 64) at_ = 0, row_ += stride_, rows_--;
-    }
-  }
-
- private:
-  const char* row_ = nullptr;
-  int64_t rows_ = 0, stride_ = 0, row_bytes_ = 0, at_ = 0;
-  int lines_ = 0;
-};
-
 template <class T>
 class Product {
  public:
@@ -258,15 +236,10 @@ class Product {
     args.vectors = a.vectors;
     args.first = first;
     args.a = a.panel(i);
-    const TileFunction<T> tile = packed_tile<T>(a.height(i));
+    args.b = b.panel(0);
+    args.sums = totals;
     Prefetcher next_a = i + 1 < a.count() ? Prefetcher(a.panel(i + 1), 1, 0, a.panel_bytes(), b.count()) : Prefetcher();
-    for (int64_t t = 0; t < b.count(); t++) {
-      args.b = b.panel(t);
-      args.sums = totals + t * kTileSize;
-      tile(args);
-      ahead.advance();
-      next_a.advance();
-    }
+    packed_tiles<T>(a.height(i))(args, b.count(), ahead, next_a);
   }
 
   const Problem& p_;

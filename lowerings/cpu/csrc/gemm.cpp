@@ -72,8 +72,8 @@ class Product {
 
   // Rows [m0, m1) of a, k in [k0, k0 + kc), spread evenly over panels.
   Panels pack_a(int64_t batch, int64_t m0, int64_t m1, int64_t k0, int64_t kc, char* data) const {
-    const int64_t rows = m1 - m0, count = (rows + kTileRows - 1) / kTileRows;
-    const int width = p_.uniform ? kTileRows : static_cast<int>((rows + count - 1) / count);
+    const int64_t rows = m1 - m0, count = (rows + T::kTileRows - 1) / T::kTileRows;
+    const int width = p_.uniform ? T::kTileRows : static_cast<int>((rows + count - 1) / count);
     const Panels panels{data, vectors(kc), rows, width, p_.uniform};
     pack<T>(a_at(batch, m0, k0), p_.a.row_stride, p_.a.col_stride, kc, panels);
     return panels;
@@ -181,10 +181,10 @@ class Product {
     const int64_t block_rows = (r.m1 - r.m0 + blocks - 1) / blocks;
     const bool one_chunk = p_.k <= p_.split;  // then a is packed once, and totals live for one block only
     const int64_t wide = one_chunk ? r.n1 - r.n0 : std::min(kWideCols, r.n1 - r.n0);
-    const int64_t panels = (block_rows + kTileRows - 1) / kTileRows;
+    const int64_t panels = (block_rows + T::kTileRows - 1) / T::kTileRows;
     const int64_t panel_sums = kBlockTiles * kTileSize;
     const int64_t kept = one_chunk ? 1 : (wide + kBlockCols - 1) / kBlockCols * panels;
-    char* a_data = scratch.take<char>((block_rows + kTileRows) * depth_bytes);
+    char* a_data = scratch.take<char>((block_rows + T::kTileRows) * depth_bytes);
     char* b_data = scratch.take<char>(kBlockCols * depth_bytes);
     Sum* totals = scratch.take<Sum>(kept * panel_sums + 8);
     Sum* row = scratch.take<Sum>(kBlockCols + 8);
@@ -294,7 +294,7 @@ void add_regions(const Problem& p, int64_t batch, int parts, std::vector<Task>& 
   double least = 1e300;
   for (int rows = 1; rows <= parts; rows++) {
     if (parts % rows != 0) continue;
-    const double m = std::max(static_cast<double>(p.m) / rows, 1.0 * kTileRows);
+    const double m = std::max(static_cast<double>(p.m) / rows, 1.0 * kTileCols);
     const double n = std::max(static_cast<double>(p.n) * rows / parts, 16.0);
     const double cost = m * n * (1 + 4 / m + 4 / n);
     if (cost < least * 0.999) least = cost, best = rows;

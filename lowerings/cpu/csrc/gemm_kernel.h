@@ -186,26 +186,26 @@ constexpr int direct_cols(int rows) {
 }
 
 template <class T, size_t... I>
-constexpr std::array<PackedTiles<T>, kTileRows> packed_table(std::index_sequence<I...>) {
+constexpr std::array<PackedTiles<T>, T::kTileRows> packed_table(std::index_sequence<I...>) {
   return {packed_tiles_of<T, I + 1, kTileCols>...};
 }
 template <class T, bool ALONE, size_t... I>
-constexpr std::array<DirectTile<T>, kTileRows> direct_table(std::index_sequence<I...>) {
+constexpr std::array<DirectTile<T>, T::kTileRows> direct_table(std::index_sequence<I...>) {
   return {direct_tile_of<T, I + 1, ALONE ? direct_cols(I + 1) : kTileCols>...};
 }
 
 // Not static: tables of function templates are unique in a process, and tests load several instruction sets into one.
 template <class T>
 PackedTiles<T> packed_tiles(int rows) {
-  constexpr auto table = packed_table<T>(std::make_index_sequence<kTileRows>());
+  constexpr auto table = packed_table<T>(std::make_index_sequence<T::kTileRows>());
   return table[static_cast<size_t>(rows) - 1];
 }
 
 // `single`: the block has one row panel, and direct_cols(rows) columns per tile; otherwise kTileCols.
 template <class T>
 DirectTile<T> direct_tile(int rows, bool single) {
-  constexpr auto alone = direct_table<T, true>(std::make_index_sequence<kTileRows>());
-  constexpr auto beside = direct_table<T, false>(std::make_index_sequence<kTileRows>());
+  constexpr auto alone = direct_table<T, true>(std::make_index_sequence<T::kTileRows>());
+  constexpr auto beside = direct_table<T, false>(std::make_index_sequence<T::kTileRows>());
   return (single ? alone : beside)[static_cast<size_t>(rows) - 1];
 }
 

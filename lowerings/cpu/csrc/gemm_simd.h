@@ -191,11 +191,11 @@ BI_INLINE HalfD fold(const HalfD* v) {
 
 // ---- operands and steps -------------------------------------------------------------------------
 // kPasses: how many times a tile walks its panels; each pass covers kVectorBytes / kPasses of a vector.
-// Types named F32, Bf16, F64 below give: Reg (accumulator), Operand, load(p, pass), step(acc, a, b).
+// Types named F32, Bf16, F64 below give: Reg (accumulator), Operand, load(p, pass), step(acc, a, b), and kTileRows, the
+// rows of a register tile of kTileCols columns.
 
 #if defined(BI_ISA_AVX512)
 constexpr int kPasses = 1;
-constexpr int kTileRows = 5;
 constexpr int kTileCols = 5;
 
 BI_INLINE HalfF half_of(__m512 x) {
@@ -258,6 +258,7 @@ BI_INLINE __m256d fold(const __m512d* v) {
 BI_INLINE double fold_one(__m512d x) { return fold_one(half_of(x)); }
 
 struct StepF32 {
+  static constexpr int kTileRows = 5;
   using Reg = __m512;
   using Operand = __m512;
   static BI_INLINE Operand load(const void* p, int) { return _mm512_loadu_ps(p); }
@@ -268,6 +269,7 @@ struct StepF32 {
 };
 
 struct StepBf16 {
+  static constexpr int kTileRows = 5;
   using Reg = __m512;
   using Operand = __m512i;
   static BI_INLINE Operand load(const void* p, int) { return _mm512_loadu_si512(p); }
@@ -285,6 +287,7 @@ struct StepBf16 {
 };
 
 struct StepF64 {
+  static constexpr int kTileRows = 5;
   using Reg = __m512d;
   using Operand = __m512d;
   static BI_INLINE Operand load(const void* p, int) { return _mm512_loadu_pd(p); }
@@ -292,13 +295,13 @@ struct StepF64 {
 };
 
 #elif defined(BI_ISA_AVX2)
-constexpr int kPasses = 2;  // 16 registers: half of the lanes at a time, 3 x 3 accumulators
-constexpr int kTileRows = 3;
+constexpr int kPasses = 2;  // 16 registers: half of the lanes at a time, 4 x 3 accumulators, 3 x 3 beside emulated dots
 constexpr int kTileCols = 3;
 
 BI_INLINE const char* half_at(const void* p, int pass) { return static_cast<const char*>(p) + 32 * pass; }
 
 struct StepF32 {
+  static constexpr int kTileRows = 4;
   using Reg = __m256;
   using Operand = __m256;
   static BI_INLINE Operand load(const void* p, int pass) {
@@ -311,6 +314,7 @@ struct StepF32 {
 };
 
 struct StepBf16 {
+  static constexpr int kTileRows = 3;
   using Reg = __m256;
   using Operand = __m256i;
   static BI_INLINE Operand load(const void* p, int pass) {
@@ -326,6 +330,7 @@ struct StepBf16 {
 };
 
 struct StepF64 {
+  static constexpr int kTileRows = 4;
   using Reg = __m256d;
   using Operand = __m256d;
   static BI_INLINE Operand load(const void* p, int pass) {
@@ -336,10 +341,10 @@ struct StepF64 {
 
 #else
 constexpr int kPasses = 2;
-constexpr int kTileRows = 2;
 constexpr int kTileCols = 2;
 
 struct StepF32 {
+  static constexpr int kTileRows = 2;
   using Reg = HalfF;
   using Operand = HalfF;
   static BI_INLINE Operand load(const void* p, int pass) { return load_half(static_cast<const float*>(p) + 8 * pass); }
@@ -355,6 +360,7 @@ struct StepF32 {
 };
 
 struct StepBf16 {
+  static constexpr int kTileRows = 2;
   struct Operand { float even[8], odd[8]; };
   using Reg = HalfF;
   static BI_INLINE Operand load(const void* p, int pass) {
@@ -370,6 +376,7 @@ struct StepBf16 {
 };
 
 struct StepF64 {
+  static constexpr int kTileRows = 2;
   using Reg = HalfD;
   using Operand = HalfD;
   static BI_INLINE Operand load(const void* p, int pass) { return load_half(static_cast<const double*>(p) + 4 * pass); }

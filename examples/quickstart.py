@@ -2,14 +2,20 @@
 
 SmolLM2-135M-Instruct answers a question alone and among other prompts, at several batch sizes and positions.
 Run by ``make demo``; ``--whole-model`` compiles the full graph instead of the repeated decoder block.
+Each dtype has a process of its own: compiling keeps little more than one core busy.
 """
 
 import argparse
+import contextlib
 import copy
 import importlib.util
+import multiprocessing
 import os
+import queue
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.queues import Queue
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -20,7 +26,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
 QUESTION = "What is the capital of France, and which river runs through it?"
@@ -131,6 +143,81 @@ def _no_keys(model: PreTrainedModel, batch: int) -> tuple[torch.Tensor, torch.Te
     return empty, empty
 
 
+WAYS = ("eager", "compiled", "ours")
+#: last-token logits, answer and its text of every case
+Found = list[tuple[bytes, tuple[int, ...], str]]
+
+_progress: Queue | None = None
+
+
+def _report_to(progress: Queue) -> None:
+    global _progress
+    _progress = progress
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning)
+
+
+def load_tokenizer() -> PreTrainedTokenizerBase:
+    file = gguf_file()
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, padding_side="left")
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return tokenizer
+
+
+def ask_every_way(dtype: str, whole_model: bool) -> dict[str, Found]:
+    """Every way of running the model in one dtype: the work of one process."""
+    loaded, tokenizer = load(getattr(torch, dtype)), load_tokenizer()
+    found: dict[str, Found] = {}
+    for way in reversed(WAYS):  # what compiles longest first
+        model = copy.deepcopy(loaded)
+        prepare(model, way, whole_model)
+        found[way] = []
+        for batch, row in CASES:
+            first, said = answer(model, encode(tokenizer, batch, row), row, NEW_TOKENS)
+            text = tokenizer.decode(said, skip_special_tokens=True)
+            found[way].append((first, said, text))
+            if _progress is not None:
+                _progress.put((dtype, way))
+        torch.compiler.reset()
+    return found
+
+
+def ask_in_processes(
+    dtypes: Sequence[str], whole_model: bool, console: Console
+) -> dict[str, dict[str, Found]]:
+    """One process for each dtype, behind progress bars."""
+    # threads that wait must not take the core from the other process
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    spawn = multiprocessing.get_context("spawn")
+    reports = spawn.Queue()
+    columns = (
+        TextColumn("{task.description:24}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with (
+        ProcessPoolExecutor(len(dtypes), spawn, _report_to, (reports,)) as pool,
+        Progress(*columns, console=console) as progress,
+    ):
+        bars = {
+            (dtype, way): progress.add_task(f"{dtype} {way}", total=len(CASES))
+            for dtype in dtypes
+            for way in WAYS
+        }
+        futures = {dtype: pool.submit(ask_every_way, dtype, whole_model) for dtype in dtypes}
+        waiting = len(bars) * len(CASES)
+        while waiting:
+            for future in futures.values():
+                if future.done():
+                    future.result()  # raises what stopped the process
+            with contextlib.suppress(queue.Empty):
+                progress.advance(bars[reports.get(timeout=0.2)])
+                waiting -= 1
+        return {dtype: future.result() for dtype, future in futures.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -138,49 +225,27 @@ def main() -> None:
     )
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     args = parser.parse_args()
-    transformers_logging.set_verbosity_error()
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    transformers_logging.disable_progress_bar()
+    gguf_file()
     console = Console()
-    file = gguf_file()
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, padding_side="left")
-    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
-    ways = ("eager", "compiled", "ours")
+    found = ask_in_processes(args.dtypes, args.whole_model, console)
     table = Table(
         "dtype", "how", "batches", "different logits", "different answers", title=QUESTION
     )
-    failed, spoken = False, ""
-    columns = (
-        TextColumn("{task.description:24}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        for name in args.dtypes:
-            loaded = load(getattr(torch, name))
-            for way in ways:
-                model = copy.deepcopy(loaded)
-                prepare(model, way, args.whole_model)
-                task = progress.add_task(f"{name} {way}", total=len(CASES))
-                logits, answers = set(), set()
-                for batch, row in CASES:
-                    first, said = answer(model, encode(tokenizer, batch, row), row, NEW_TOKENS)
-                    logits.add(first)
-                    answers.add(said)
-                    progress.advance(task)
-                table.add_row(name, way, str(len(CASES)), str(len(logits)), str(len(answers)))
-                if way == "ours":
-                    failed |= len(logits) != 1 or len(answers) != 1
-                    spoken = tokenizer.decode(next(iter(answers)), skip_special_tokens=True)
-                torch.compiler.reset()
+    failed = False
+    for dtype in args.dtypes:
+        for way in WAYS:
+            logits = {first for first, *_ in found[dtype][way]}
+            answers = {said for _, said, _ in found[dtype][way]}
+            table.add_row(dtype, way, str(len(CASES)), str(len(logits)), str(len(answers)))
+            if way == "ours":
+                failed |= len(logits) != 1 or len(answers) != 1
     console.print(table)
-    console.print(f"The answer: {spoken.strip()}")
+    console.print(f"The answer: {found[args.dtypes[-1]]['ours'][0][2].strip()}")
     if failed:
         raise SystemExit("the backend gave more than one result for one question")
 
 
-def encode(tokenizer: object, batch: int, row: int) -> dict[str, torch.Tensor]:
+def encode(tokenizer: PreTrainedTokenizerBase, batch: int, row: int) -> dict[str, torch.Tensor]:
     questions = [OTHERS[i % len(OTHERS)] for i in range(batch)]
     questions[row] = QUESTION
     chats = [[{"role": "user", "content": q}] for q in questions]

@@ -29,6 +29,9 @@ from bi_inductor.errors import CompilerMissingError
 
 SOURCES = Path(__file__).parent / "csrc"
 
+#: the file that includes torch; nothing in it is worth more than -O1
+WITH_TORCH = "bindings.cpp"
+
 #: -ffp-contract=off: every fma is written out; signed zeros and NaN are part of the bits.
 COMMON_FLAGS = (
     "-O3",
@@ -188,16 +191,14 @@ def _build_into(target: Path, cxx: str, isa: str) -> None:
     ]
     libs = [f"-L{p}" for p in cpp_extension.library_paths()]
     libs += ["-lc10", "-ltorch_cpu", "-ltorch", "-ltorch_python"]
-    # the two files that include torch are the slowest: start them first
-    with_torch = ("python.cpp", "bindings.cpp")
-    files = sorted(
-        SOURCES.glob("*.cpp"), key=lambda p: (p.name not in with_torch, -p.stat().st_size)
-    )
+    # the slowest first: on two cores the last one to start decides when all are done
+    slowest = (WITH_TORCH, "reduction.cpp")
+    files = sorted(SOURCES.glob("*.cpp"), key=lambda p: (p.name not in slowest, -p.stat().st_size))
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="build-") as folder:
 
         def compile_one(file: Path) -> str:
             out = os.path.join(folder, file.stem + ".o")
-            extra = torch_flags if file.name in with_torch else []
+            extra = [*torch_flags, "-O1"] if file.name == WITH_TORCH else []
             _run([cxx, *flags, *extra, "-c", str(file), "-o", out])
             return out
 

@@ -1,4 +1,9 @@
-// Registers every kernel for the CPU. Schemas: bi_inductor/ops.py.
+// Registers every kernel for the CPU. Schemas: bi_inductor/ops.py. The only file that includes torch: its headers take
+// half of the time that the library needs to compile.
+#if __has_include(<Python.h>)
+#include "bindings/python.h"
+#endif
+
 #include <torch/library.h>
 
 #include "bindings/attention.h"

@@ -99,6 +99,17 @@ struct Inside {
         end(std::clamp((axis.in - start + axis.in_step - 1) / axis.in_step, begin, axis.cells)) {}
 };
 
+template <class E>
+void copy_cells(const E* __restrict line, int64_t step, int64_t begin, int64_t end, E* __restrict cells) {
+  if (step == 1) {
+    std::copy(line + begin, line + end, cells + begin);
+  } else if (step == 2) {  // a constant, so that the compiler takes vectors apart: three times as fast
+    for (int64_t c = begin; c < end; c++) cells[c] = line[2 * c];
+  } else {
+    for (int64_t c = begin; c < end; c++) cells[c] = line[c * step];
+  }
+}
+
 // One channel of one sample, [d][h][w]. `to` is zeroed as a whole, since lines are short.
 template <class E>
 void copy_plane(const Volume& v, const E* x, E* to) {
@@ -112,9 +123,7 @@ void copy_plane(const Volume& v, const E* x, E* to) {
           for (int64_t h = hs.begin; h < hs.end; h++) {
             const E* line = x + ((d0 + d * depth.in_step) * height.in + h0 + h * height.in_step) * width.in + w0;
             E* cells = to + (d * height.cells + h) * width.cells;
-            if (width.in_step == 1) std::copy(line + ws.begin, line + ws.end, cells + ws.begin);
-            else
-              for (int64_t c = ws.begin; c < ws.end; c++) cells[c] = line[c * width.in_step];
+            copy_cells(line, width.in_step, ws.begin, ws.end, cells);
           }
         to += v.block();
       }
@@ -160,14 +169,17 @@ Part<E> part_of(const Problem& p, const Volume& v, const Class& d, const Class& 
   return part;
 }
 
-gemm::Problem product_of(const Problem& p, int64_t group, int64_t out_entry, int64_t size) {
+// The groups of one sample are the batch of one product.
+gemm::Problem product_of(const Problem& p, int64_t sample, int64_t size) {
   const Shape& s = p.shape;
   const int64_t rows = s.out_channels / s.groups, positions = s.out[0] * s.out[1] * s.out[2];
   gemm::Problem product;
   product.dtype = p.dtype;
+  product.batch = s.groups;
   product.m = rows;
-  if (p.bias != nullptr) product.bias = {static_cast<const char*>(p.bias) + group * rows * size, 0, 1, 0};
-  product.out = static_cast<char*>(p.out) + out_entry * rows * positions * size;
+  if (p.bias != nullptr) product.bias = {p.bias, rows, 1, 0};
+  product.out = static_cast<char*>(p.out) + sample * s.out_channels * positions * size;
+  product.out_batch_stride = rows * positions;
   product.out_row_stride = positions;
   product.split = p.split;
   return product;
@@ -185,12 +197,11 @@ void run_pointwise(const Problem& p) {
   const Shape& s = p.shape;
   const int64_t channels = s.in_channels / s.groups, positions = s.out[0] * s.out[1] * s.out[2];
   std::vector<gemm::Problem> products;
-  for (int64_t entry = 0; entry < s.samples * s.groups; entry++) {
-    const int64_t group = entry % s.groups;
-    gemm::Problem product = product_of(p, group, entry, sizeof(E));
+  for (int64_t sample = 0; sample < s.samples; sample++) {
+    gemm::Problem product = product_of(p, sample, sizeof(E));
     product.n = positions, product.k = channels;
-    product.a = {static_cast<const E*>(p.weight) + group * product.m * channels, 0, channels, 1};
-    product.b = {static_cast<const E*>(p.x) + entry * channels * positions, 0, positions, 1};
+    product.a = {p.weight, product.m * channels, channels, 1};
+    product.b = {static_cast<const E*>(p.x) + sample * s.in_channels * positions, channels * positions, positions, 1};
     products.push_back(product);
   }
   gemm::run_all(products.data(), static_cast<int64_t>(products.size()), p.threads);
@@ -206,13 +217,13 @@ void run_samples(const Problem& p, const Volume& v, const std::vector<Part<E>>& 
     for (int64_t i = begin; i < end; i++) copy_plane(v, x + i * in_plane, copy + i * v.plane);
   });
   std::vector<gemm::Problem> products;
-  for (int64_t entry = 0; entry < count * s.groups; entry++)
+  for (int64_t sample = 0; sample < count; sample++)
     for (const Part<E>& part : parts) {
-      const int64_t group = entry % s.groups;
-      gemm::Problem product = product_of(p, group, first * s.groups + entry, sizeof(E));
+      gemm::Problem product = product_of(p, first + sample, sizeof(E));
       product.n = part.n, product.k = part.k;
-      product.a = {part.weight + group * product.m * part.k, 0, part.k, 1};
-      product.b.data = copy + entry * channels * v.plane;
+      product.a = {part.weight, product.m * part.k, part.k, 1};
+      product.b.data = copy + sample * s.in_channels * v.plane;
+      product.b.batch_stride = channels * v.plane;
       product.window = &part.window;
       product.out = static_cast<E*>(product.out) + part.first_out;
       products.push_back(product);

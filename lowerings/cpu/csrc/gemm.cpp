@@ -31,28 +31,6 @@ struct Region {
   int64_t batch, m0, m1, n0, n1;
 };
 
-// Walks a block of memory and prefetches it to L2 a few lines at a time, between the tiles of the block before.
-class Prefetcher {
- public:
-  Prefetcher() = default;
-  Prefetcher(const void* data, int64_t rows, int64_t stride, int64_t row_bytes, int64_t calls)
-      : row_(static_cast<const char*>(data)), rows_(rows), stride_(stride), row_bytes_(row_bytes),
-        lines_(static_cast<int>((rows * (row_bytes / 64 + 1) + calls - 1) / calls)) {}
-
-  BI_INLINE void advance() {
-    for (int i = 0; i < lines_ && rows_ > 0; i++) {
-      __builtin_prefetch(row_ + at_, 0, 2);
-      at_ += 64;
-      if (at_ >= row_bytes_ + 64) at_ = 0, row_ += stride_, rows_--;
-    }
-  }
-
- private:
-  const char* row_ = nullptr;
-  int64_t rows_ = 0, stride_ = 0, row_bytes_ = 0, at_ = 0;
-  int lines_ = 0;
-};
-
 template <class T>
 class Product {
  public:
@@ -94,8 +72,8 @@ class Product {
 
   // Rows [m0, m1) of a, k in [k0, k0 + kc), spread evenly over panels.
   Panels pack_a(int64_t batch, int64_t m0, int64_t m1, int64_t k0, int64_t kc, char* data) const {
-    const int64_t rows = m1 - m0, count = (rows + kTileRows - 1) / kTileRows;
-    const int width = p_.uniform ? kTileRows : static_cast<int>((rows + count - 1) / count);
+    const int64_t rows = m1 - m0, count = (rows + T::kTileRows - 1) / T::kTileRows;
+    const int width = p_.uniform ? T::kTileRows : static_cast<int>((rows + count - 1) / count);
     const Panels panels{data, vectors(kc), rows, width, p_.uniform};
     pack<T>(a_at(batch, m0, k0), p_.a.row_stride, p_.a.col_stride, kc, panels);
     return panels;
@@ -203,10 +181,10 @@ class Product {
     const int64_t block_rows = (r.m1 - r.m0 + blocks - 1) / blocks;
     const bool one_chunk = p_.k <= p_.split;  // then a is packed once, and totals live for one block only
     const int64_t wide = one_chunk ? r.n1 - r.n0 : std::min(kWideCols, r.n1 - r.n0);
-    const int64_t panels = (block_rows + kTileRows - 1) / kTileRows;
+    const int64_t panels = (block_rows + T::kTileRows - 1) / T::kTileRows;
     const int64_t panel_sums = kBlockTiles * kTileSize;
     const int64_t kept = one_chunk ? 1 : (wide + kBlockCols - 1) / kBlockCols * panels;
-    char* a_data = scratch.take<char>((block_rows + kTileRows) * depth_bytes);
+    char* a_data = scratch.take<char>((block_rows + T::kTileRows) * depth_bytes);
     char* b_data = scratch.take<char>(kBlockCols * depth_bytes);
     Sum* totals = scratch.take<Sum>(kept * panel_sums + 8);
     Sum* row = scratch.take<Sum>(kBlockCols + 8);
@@ -258,15 +236,10 @@ class Product {
     args.vectors = a.vectors;
     args.first = first;
     args.a = a.panel(i);
-    const TileFunction<T> tile = packed_tile<T>(a.height(i));
+    args.b = b.panel(0);
+    args.sums = totals;
     Prefetcher next_a = i + 1 < a.count() ? Prefetcher(a.panel(i + 1), 1, 0, a.panel_bytes(), b.count()) : Prefetcher();
-    for (int64_t t = 0; t < b.count(); t++) {
-      args.b = b.panel(t);
-      args.sums = totals + t * kTileSize;
-      tile(args);
-      ahead.advance();
-      next_a.advance();
-    }
+    packed_tiles<T>(a.height(i))(args, b.count(), ahead, next_a);
   }
 
   const Problem& p_;
@@ -321,7 +294,7 @@ void add_regions(const Problem& p, int64_t batch, int parts, std::vector<Task>& 
   double least = 1e300;
   for (int rows = 1; rows <= parts; rows++) {
     if (parts % rows != 0) continue;
-    const double m = std::max(static_cast<double>(p.m) / rows, 1.0 * kTileRows);
+    const double m = std::max(static_cast<double>(p.m) / rows, 1.0 * kTileCols);
     const double n = std::max(static_cast<double>(p.n) * rows / parts, 16.0);
     const double cost = m * n * (1 + 4 / m + 4 / n);
     if (cost < least * 0.999) least = cost, best = rows;

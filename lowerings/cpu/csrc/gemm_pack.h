@@ -163,6 +163,85 @@ struct Block {
   }
   BI_INLINE void write(int i, char* dst) const { std::memcpy(dst, r[i], kVectorBytes); }
 };
+
+#if defined(BI_ISA_AVX2)
+BI_INLINE void transpose(__m256 (&r)[8]) {  // 8 x 8 words
+  __m256 t[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    t[2 * i] = _mm256_unpacklo_ps(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm256_unpackhi_ps(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; i++) {
+    const __m256 *x = t + 4 * i, *y = x + 2;
+    r[4 * i] = _mm256_shuffle_ps(x[0], y[0], 0x44);
+    r[4 * i + 1] = _mm256_shuffle_ps(x[0], y[0], 0xee);
+    r[4 * i + 2] = _mm256_shuffle_ps(x[1], y[1], 0x44);
+    r[4 * i + 3] = _mm256_shuffle_ps(x[1], y[1], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) {
+    const __m256 low = _mm256_permute2f128_ps(r[i], r[4 + i], 0x20);
+    r[4 + i] = _mm256_permute2f128_ps(r[i], r[4 + i], 0x31);
+    r[i] = low;
+  }
+}
+
+// Eight elements of one k, zeros from `rows` on.
+template <class E>
+BI_INLINE __m128i load_eight_halves(const E* p, int rows) {
+  if (rows == 8) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  alignas(16) E padded[8] = {};
+  std::memcpy(padded, p, static_cast<size_t>(rows) * sizeof(E));
+  return _mm_load_si128(reinterpret_cast<const __m128i*>(padded));
+}
+
+template <class T>
+struct WordBlock {
+  static constexpr int kRows = 8;
+  __m256 r[2][8];  // first and second half of the vector
+  BI_INLINE void read(const typename T::Stored* src, int64_t ks, int64_t k_left, int rows) {
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; h++) {
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; i++) r[h][i] = words(src, ks, 8 * h + i, k_left, rows);
+      transpose(r[h]);
+    }
+  }
+  BI_INLINE void write(int i, char* dst) const {
+    _mm256_store_ps(reinterpret_cast<float*>(dst), r[0][i]);
+    _mm256_store_ps(reinterpret_cast<float*>(dst) + 8, r[1][i]);
+  }
+
+ private:
+  // Word `w` of a vector, for eight rows: one k, or a pair of k of bf16.
+  static BI_INLINE __m256 words(const typename T::Stored* src, int64_t ks, int w, int64_t k_left, int rows) {
+    if constexpr (std::is_same_v<T, F32>) {
+      if (w >= k_left) return _mm256_setzero_ps();
+      const float* p = src + w * ks;
+      if (rows == 8) return _mm256_loadu_ps(p);
+      alignas(32) float padded[8] = {};
+      std::memcpy(padded, p, static_cast<size_t>(rows) * sizeof(float));
+      return _mm256_load_ps(padded);
+    } else if constexpr (std::is_same_v<T, F16>) {
+      return w < k_left ? _mm256_cvtph_ps(load_eight_halves(src + w * ks, rows)) : _mm256_setzero_ps();
+    } else {
+      const uint16_t* p = src + 2 * w * ks;
+      const __m128i zeros = _mm_setzero_si128();
+      const __m128i even = 2 * w < k_left ? load_eight_halves(p, rows) : zeros;
+      const __m128i odd = 2 * w + 1 < k_left ? load_eight_halves(p + ks, rows) : zeros;
+      return _mm256_castsi256_ps(_mm256_set_m128i(_mm_unpackhi_epi16(even, odd), _mm_unpacklo_epi16(even, odd)));
+    }
+  }
+};
+template <>
+struct Block<F32> : WordBlock<F32> {};
+template <>
+struct Block<F16> : WordBlock<F16> {};
+template <>
+struct Block<Bf16> : WordBlock<Bf16> {};
+#endif
 #endif
 
 // Rows outermost: the panels of one block of rows stay in L1 while k runs.

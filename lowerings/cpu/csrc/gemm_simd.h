@@ -120,10 +120,10 @@ BI_INLINE HalfF add(HalfF x, HalfF y) { return _mm256_add_ps(x, y); }
 BI_INLINE HalfD add(HalfD x, HalfD y) { return _mm256_add_pd(x, y); }
 BI_INLINE void zero(HalfF& x) { x = _mm256_setzero_ps(); }
 BI_INLINE void zero(HalfD& x) { x = _mm256_setzero_pd(); }
-BI_INLINE HalfF load_half(const float* p) { return _mm256_loadu_ps(p); }
-BI_INLINE HalfD load_half(const double* p) { return _mm256_loadu_pd(p); }
-BI_INLINE void store_half(float* p, HalfF x) { _mm256_storeu_ps(p, x); }
-BI_INLINE void store_half(double* p, HalfD x) { _mm256_storeu_pd(p, x); }
+BI_INLINE HalfF load_sums(const float* p, HalfF) { return _mm256_loadu_ps(p); }
+BI_INLINE HalfD load_sums(const double* p, HalfD) { return _mm256_loadu_pd(p); }
+BI_INLINE void store_sums(float* p, HalfF x) { _mm256_storeu_ps(p, x); }
+BI_INLINE void store_sums(double* p, HalfD x) { _mm256_storeu_pd(p, x); }
 
 // Sums of eight vectors at once: lane l adds l + 4, then l + 2, then l + 1.
 BI_INLINE HalfF fold(const HalfF* v) {
@@ -167,8 +167,10 @@ template <class H>
 BI_INLINE void zero(H& x) { x = H{}; }
 BI_INLINE HalfF load_half(const float* p) { HalfF x; std::memcpy(&x, p, sizeof x); return x; }
 BI_INLINE HalfD load_half(const double* p) { HalfD x; std::memcpy(&x, p, sizeof x); return x; }
-BI_INLINE void store_half(float* p, const HalfF& x) { std::memcpy(p, &x, sizeof x); }
-BI_INLINE void store_half(double* p, const HalfD& x) { std::memcpy(p, &x, sizeof x); }
+BI_INLINE HalfF load_sums(const float* p, const HalfF&) { return load_half(p); }
+BI_INLINE HalfD load_sums(const double* p, const HalfD&) { return load_half(p); }
+BI_INLINE void store_sums(float* p, const HalfF& x) { std::memcpy(p, &x, sizeof x); }
+BI_INLINE void store_sums(double* p, const HalfD& x) { std::memcpy(p, &x, sizeof x); }
 
 BI_INLINE float fold_one(const HalfF& x) {
   return ((x.v[0] + x.v[4]) + (x.v[2] + x.v[6])) + ((x.v[1] + x.v[5]) + (x.v[3] + x.v[7]));
@@ -189,21 +191,74 @@ BI_INLINE HalfD fold(const HalfD* v) {
 
 // ---- operands and steps -------------------------------------------------------------------------
 // kPasses: how many times a tile walks its panels; each pass covers kVectorBytes / kPasses of a vector.
-// Types named F32, Bf16, F64 below give: Reg (accumulator), Operand, load(p, pass), step(acc, a, b).
+// Types named F32, Bf16, F64 below give: Reg (accumulator), Operand, load(p, pass), step(acc, a, b), and kTileRows, the
+// rows of a register tile of kTileCols columns.
 
 #if defined(BI_ISA_AVX512)
 constexpr int kPasses = 1;
-constexpr int kTileRows = 5;
 constexpr int kTileCols = 5;
 
 BI_INLINE HalfF half_of(__m512 x) {
   return add(_mm512_castps512_ps256(x), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(x), 1)));
 }
 BI_INLINE HalfD half_of(__m512d x) { return add(_mm512_castpd512_pd256(x), _mm512_extractf64x4_pd(x, 1)); }
+BI_INLINE __m512 add(__m512 x, __m512 y) { return _mm512_add_ps(x, y); }
+BI_INLINE __m512d add(__m512d x, __m512d y) { return _mm512_add_pd(x, y); }
+BI_INLINE __m512 load_sums(const float* p, __m512) { return _mm512_loadu_ps(p); }
+BI_INLINE void store_sums(float* p, __m512 x) { _mm512_storeu_ps(p, x); }
 BI_INLINE void zero(__m512& x) { x = _mm512_setzero_ps(); }
 BI_INLINE void zero(__m512d& x) { x = _mm512_setzero_pd(); }
 
+// One level of the tree for two vectors at once: the lanes of x and y that stay, plus those that are added to them.
+// A blend and a shuffle instead of two shuffles, as a sum is the same from either side.
+BI_INLINE __m512 fold_8(__m512 x, __m512 y) {  // [x | y], 8 lanes each
+  return _mm512_add_ps(_mm512_mask_blend_ps(0xff00, x, y), _mm512_shuffle_f32x4(x, y, 0x4e));
+}
+BI_INLINE __m512 fold_4(__m512 x, __m512 y) {  // [x0 y0 x1 y1], 4 lanes each
+  const __m512i crossed = _mm512_setr_epi64(2, 3, 8, 9, 6, 7, 12, 13);
+  const __m512d low = _mm512_castps_pd(x), high = _mm512_castps_pd(y);
+  return _mm512_add_ps(_mm512_mask_blend_ps(0xf0f0, x, y),
+                       _mm512_castpd_ps(_mm512_permutex2var_pd(low, crossed, high)));
+}
+BI_INLINE __m512 fold_2(__m512 x, __m512 y) {  // in every 4 lanes [x y], 2 lanes each
+  const __m512d low = _mm512_castps_pd(x), high = _mm512_castps_pd(y);
+  return _mm512_add_ps(_mm512_mask_blend_ps(0xcccc, x, y), _mm512_castpd_ps(_mm512_shuffle_pd(low, high, 0x55)));
+}
+BI_INLINE __m512 fold_1(__m512 x, __m512 y) {  // in every 4 lanes [x0 x1 y0 y1]
+  return _mm512_add_ps(_mm512_shuffle_ps(x, y, 0x88), _mm512_shuffle_ps(x, y, 0xdd));
+}
+
+// Sums of sixteen vectors at once: lane l adds l + 8, then l + 4, l + 2, l + 1.
+BI_INLINE __m512 fold_16_vectors(const __m512* v) {
+  __m512 t[8], q[4];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) t[i] = fold_8(v[i], v[i + 8]);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) q[i] = fold_4(t[i], t[i + 4]);
+  return fold_1(fold_2(q[0], q[1]), fold_2(q[2], q[3]));
+}
+
+// The same for eight vectors, and for one.
+BI_INLINE __m256 fold(const __m512* v) {
+  __m512 t[4];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) t[i] = fold_8(v[i], v[i + 4]);
+  const __m512 h = fold_2(fold_4(t[0], t[2]), fold_4(t[1], t[3]));
+  const __m512 sums = _mm512_add_ps(h, _mm512_movehdup_ps(h));
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 0, 2, 4, 6, 8, 10, 12, 14);
+  return _mm512_castps512_ps256(_mm512_permutexvar_ps(even, sums));
+}
+BI_INLINE float fold_one(__m512 x) { return fold_one(half_of(x)); }
+
+// Doubles: lane l adds l + 4, then l + 2, l + 1.
+BI_INLINE __m256d fold(const __m512d* v) {
+  const HalfD halves[4] = {half_of(v[0]), half_of(v[1]), half_of(v[2]), half_of(v[3])};
+  return fold(halves);
+}
+BI_INLINE double fold_one(__m512d x) { return fold_one(half_of(x)); }
+
 struct StepF32 {
+  static constexpr int kTileRows = 5;
   using Reg = __m512;
   using Operand = __m512;
   static BI_INLINE Operand load(const void* p, int) { return _mm512_loadu_ps(p); }
@@ -214,6 +269,7 @@ struct StepF32 {
 };
 
 struct StepBf16 {
+  static constexpr int kTileRows = 5;
   using Reg = __m512;
   using Operand = __m512i;
   static BI_INLINE Operand load(const void* p, int) { return _mm512_loadu_si512(p); }
@@ -231,6 +287,7 @@ struct StepBf16 {
 };
 
 struct StepF64 {
+  static constexpr int kTileRows = 5;
   using Reg = __m512d;
   using Operand = __m512d;
   static BI_INLINE Operand load(const void* p, int) { return _mm512_loadu_pd(p); }
@@ -238,13 +295,13 @@ struct StepF64 {
 };
 
 #elif defined(BI_ISA_AVX2)
-constexpr int kPasses = 2;  // 16 registers: half of the lanes at a time, 3 x 3 accumulators
-constexpr int kTileRows = 3;
+constexpr int kPasses = 2;  // 16 registers: half of the lanes at a time, 4 x 3 accumulators, 3 x 3 beside emulated dots
 constexpr int kTileCols = 3;
 
 BI_INLINE const char* half_at(const void* p, int pass) { return static_cast<const char*>(p) + 32 * pass; }
 
 struct StepF32 {
+  static constexpr int kTileRows = 4;
   using Reg = __m256;
   using Operand = __m256;
   static BI_INLINE Operand load(const void* p, int pass) {
@@ -257,6 +314,7 @@ struct StepF32 {
 };
 
 struct StepBf16 {
+  static constexpr int kTileRows = 3;
   using Reg = __m256;
   using Operand = __m256i;
   static BI_INLINE Operand load(const void* p, int pass) {
@@ -272,6 +330,7 @@ struct StepBf16 {
 };
 
 struct StepF64 {
+  static constexpr int kTileRows = 4;
   using Reg = __m256d;
   using Operand = __m256d;
   static BI_INLINE Operand load(const void* p, int pass) {
@@ -282,10 +341,10 @@ struct StepF64 {
 
 #else
 constexpr int kPasses = 2;
-constexpr int kTileRows = 2;
 constexpr int kTileCols = 2;
 
 struct StepF32 {
+  static constexpr int kTileRows = 2;
   using Reg = HalfF;
   using Operand = HalfF;
   static BI_INLINE Operand load(const void* p, int pass) { return load_half(static_cast<const float*>(p) + 8 * pass); }
@@ -301,6 +360,7 @@ struct StepF32 {
 };
 
 struct StepBf16 {
+  static constexpr int kTileRows = 2;
   struct Operand { float even[8], odd[8]; };
   using Reg = HalfF;
   static BI_INLINE Operand load(const void* p, int pass) {
@@ -316,6 +376,7 @@ struct StepBf16 {
 };
 
 struct StepF64 {
+  static constexpr int kTileRows = 2;
   using Reg = HalfD;
   using Operand = HalfD;
   static BI_INLINE Operand load(const void* p, int pass) { return load_half(static_cast<const double*>(p) + 4 * pass); }

@@ -1,7 +1,7 @@
 // The plan of every row reduction: element j goes to lane j % 64, lanes fold in ascending j, then
 // t[i] = t[i] + t[i + w] for w = 32, 16, 8, 4, 2, 1. Missing elements are identities, so a longer
-// row whose tail is identities has the same bits. Two schedules keep this order: vectors along
-// the row (fold_row) and vectors across adjacent rows (fold_columns).
+// row whose tail is identities has the same bits. Three schedules keep this order: vectors along
+// the row (fold_row), and vectors across adjacent rows, long (fold_columns) or short ones.
 #pragma once
 
 #include <algorithm>
@@ -145,35 +145,48 @@ template <class V, int C> struct StoredLanes {
   }
 };
 
-/// fold_columns for at most 64 elements `step` apart: a lane has one element, so the tree reads the
-/// rows themselves, in bit-reversed order, and keeps one partial fold for each of its levels.
-template <class T, class Op, int C>
-inline void fold_short_columns(const Op (&ops)[C], const T* base, int64_t step, int extent,
-                               vec_t<T> (&result)[C]) {
+/// Adjacent rows that one block folds: partial folds of a block stay in L1.
+template <class T> constexpr int64_t kBlockColumns = 4096 / int64_t{sizeof(acc_t<T>)};
+
+/// Whether fold_short_columns can fold these rows.
+inline bool has_short_columns(const Dims& reduced, int64_t extent) {
+  return extent <= kLanes && reduced.rank <= 1;
+}
+
+/// Schedule 3: adjacent rows of at most 64 elements, `step` apart: a lane has one element, so the
+/// tree reads the rows themselves. Four lanes whose subtree is whole run through a block of columns
+/// at a time, which is as many streams as the hardware follows; one block for each open level.
+/// totals[j] is the fold of row j with op_at(j). columns: whole vectors, at most kBlockColumns.
+template <class T, class OpAt>
+[[gnu::noinline]] void fold_short_columns(const OpAt& op_at, const T* base, int64_t step,
+                                          int extent, int64_t columns, acc_t<T>* totals) {
   using V = vec_t<T>;
-  const auto lane = [&](int i, int c) {
-    const T* at = base + i * step + c * V::width;
-    // The next columns but one: so many short streams are more than the hardware follows.
-    __builtin_prefetch(at + 2 * C * V::width);
-    return ops[c].combine(ops[c].identity(), ops[c].map(load(at)));
-  };
-  const int half = static_cast<int>(std::bit_ceil(unsigned(extent)) / 2);
-  V levels[6][C];
-  for (int r = 0, i = 0; r < std::max(half, 1); ++r) {
-#pragma GCC unroll 4
-    for (int c = 0; c < C; ++c) {
-      result[c] = lane(i, c);
-      if (half > 0 && i + half < extent) result[c] = ops[c].combine(result[c], lane(i + half, c));
+  alignas(64) acc_t<T> levels[4][kBlockColumns<T>];
+  const int lanes = static_cast<int>(std::bit_ceil(unsigned(extent)));
+  const int half = lanes / 2, quarter = lanes / 4, groups = std::max(quarter, 1);
+  for (int r = 0, i = 0; r < groups; ++r) {
+    const T* lane = base + i * step;
+    const bool second = half > 0 && i + half < extent;
+    const bool third = quarter > 0, fourth = third && i + half + quarter < extent;
+    const int open = std::countr_one(unsigned(r));  // levels that this group completes
+    acc_t<T>* to = r + 1 == groups ? totals : levels[open];
+    for (int64_t j = 0; j < columns; j += V::width) {
+      const auto op = op_at(j);
+      const auto leaf = [&](const T* at) {
+        return op.combine(op.identity(), op.map(load(at + j)));
+      };
+      V t = leaf(lane);
+      if (second) t = op.combine(t, leaf(lane + half * step));
+      if (third) {
+        V u = leaf(lane + quarter * step);
+        if (fourth) u = op.combine(u, leaf(lane + (half + quarter) * step));
+        t = op.combine(t, u);
+      }
+      for (int level = 0; level < open; ++level) t = op.combine(load(levels[level] + j), t);
+      store(to + j, t);
     }
-    int level = 0;
-    for (; r >> level & 1; ++level)
-#pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) result[c] = ops[c].combine(levels[level][c], result[c]);
-    if (level < 6)
-#pragma GCC unroll 4
-      for (int c = 0; c < C; ++c) levels[level][c] = result[c];
     // r + 1 with its bits reversed: a carry that runs downwards
-    int bit = half / 2;
+    int bit = quarter / 2;
     for (; i & bit; bit /= 2) i ^= bit;
     i |= bit;
   }
@@ -185,8 +198,6 @@ template <class T, class Op, int C>
 [[gnu::noinline]] void fold_columns(const Op (&ops)[C], const T* base, const Dims& reduced,
                                     int64_t extent, int64_t columns, vec_t<T> (&result)[C]) {
   using V = vec_t<T>;
-  if (columns == C * V::width && extent <= kLanes && reduced.rank <= 1)
-    return fold_short_columns<T>(ops, base, reduced.inner_stride(), int(extent), result);
   StoredLanes<V, C> lanes;
   int64_t j = 0;
   if (columns == C * V::width) {

@@ -69,9 +69,17 @@ void fold_rows(const Op& op, RowReader<T>& reader, const T* x, const RowLayout& 
       totals[i - begin] = fold_row(op, reader.row(i), layout.extent);
     return;
   }
+  const bool is_short = has_short_columns(layout.reduced, layout.extent);
   for (int64_t i = begin; i < end;) {
-    const int64_t run = adjacent_run(layout.kept, i, end, 4 * width);
-    fold_column_block(op, x + layout.kept.offset(i), layout, run, totals + i - begin);
+    const T* at = x + layout.kept.offset(i);
+    int64_t run = adjacent_run(layout.kept, i, end, is_short ? kBlockColumns<T> : 4 * width);
+    if (is_short && run >= width) {
+      run = run / width * width;
+      fold_short_columns([&](int64_t) { return op; }, at, layout.reduced.inner_stride(),
+                         static_cast<int>(layout.extent), run, totals + i - begin);
+    } else {
+      fold_column_block(op, at, layout, run, totals + i - begin);
+    }
     i += run;
   }
 }
@@ -100,7 +108,7 @@ template <class T, class Op>
 void fold_all(const Op& op, const Finish& finish, const void* x, const RowLayout& layout,
               DType out, void* y, int threads) {
   parallel_for(threads, layout.rows, grain_rows(layout), [&](int64_t begin, int64_t end) {
-    constexpr int64_t block = 256;
+    constexpr int64_t block = kBlockColumns<T>;
     acc_t<T> totals[block];
     const T* data = static_cast<const T*>(x);
     RowReader<T> reader(data, layout);
@@ -204,6 +212,25 @@ void var_mean_columns(const T* x, const RowLayout& layout, acc_t<T> divisor, int
   store(var, squares[0] / V(divisor), static_cast<int>(columns));
 }
 
+/// The same for whole vectors of columns with few elements.
+template <class T>
+void var_mean_short_columns(const T* x, const RowLayout& layout, acc_t<T> divisor, int64_t columns,
+                            T* var, T* mean) {
+  using V = vec_t<T>;
+  acc_t<T> centers[kBlockColumns<T>], squares[kBlockColumns<T>];
+  const int64_t step = layout.reduced.inner_stride();
+  const int extent = static_cast<int>(layout.extent);
+  fold_short_columns([](int64_t) { return Sum<V>{}; }, x, step, extent, columns, centers);
+  const V count(static_cast<acc_t<T>>(extent));
+  for (int64_t j = 0; j < columns; j += V::width) store(centers + j, load(centers + j) / count);
+  const auto deviations = [&](int64_t j) { return SumSquaredDeviations<V>(load(centers + j)); };
+  fold_short_columns(deviations, x, step, extent, columns, squares);
+  for (int64_t j = 0; j < columns; j += V::width) {
+    store(mean + j, load(centers + j));
+    store(var + j, load(squares + j) / V(divisor));
+  }
+}
+
 }  // namespace
 
 void reduce(Reduce kind, double p, DType in, const void* x, const RowLayout& layout, DType out,
@@ -230,9 +257,17 @@ void var_mean(DType type, const void* x, const RowLayout& layout, double correct
           var_mean_row(reader.row(i), layout.extent, divisor, v[i], m[i]);
         return;
       }
+      constexpr int64_t width = vec_t<T>::width;
+      const bool is_short = has_short_columns(layout.reduced, layout.extent);
       for (int64_t i = begin; i < end;) {
-        const int64_t run = adjacent_run(layout.kept, i, end, vec_t<T>::width);
-        var_mean_columns(data + layout.kept.offset(i), layout, divisor, run, v + i, m + i);
+        const T* at = data + layout.kept.offset(i);
+        int64_t run = adjacent_run(layout.kept, i, end, is_short ? kBlockColumns<T> : width);
+        if (is_short && run >= width) {
+          run = run / width * width;
+          var_mean_short_columns(at, layout, divisor, run, v + i, m + i);
+        } else {
+          var_mean_columns(at, layout, divisor, run, v + i, m + i);
+        }
         i += run;
       }
     });

@@ -1,8 +1,9 @@
 // Torch's face of the attention template: checks, broadcasting and strides of at::Tensor.
 #pragma once
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <cmath>

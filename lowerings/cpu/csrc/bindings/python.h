@@ -1,26 +1,28 @@
 // The ops as a Python module, for generated code: what torch.ops does before a kernel runs (schema,
 // boxing, dispatch) takes longer than a short row. Schemas and defaults are torch's own; the one op
 // with a list of optional tensors, index_put_add, stays with torch.ops.
-#if __has_include(<Python.h>)
+#pragma once
+
 #include <torch/csrc/Dtype.h>
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
-#include <torch/csrc/jit/python/pybind_utils.h>
+#include <torch/csrc/utils/object_ptr.h>
 
+#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/record_function.h>
 
 #include <array>
 #include <string>
 #include <utility>
 
-#include "bindings/attention.h"
-#include "bindings/conv.h"
-#include "bindings/gemm.h"
-#include "bindings/norm.h"
-#include "bindings/pool.h"
-#include "bindings/reduction.h"
-#include "bindings/scan.h"
-#include "bindings/scatter.h"
+#include "attention.h"
+#include "conv.h"
+#include "gemm.h"
+#include "norm.h"
+#include "pool.h"
+#include "reduction.h"
+#include "scan.h"
+#include "scatter.h"
 
 namespace bi::python {
 namespace {
@@ -129,6 +131,15 @@ template <class... T> PyObject* wrap(std::tuple<T...>&& parts) {
   return made.release();
 }
 
+/// A default of a schema as a new reference. torch's own conversion would take 10 s to compile.
+inline PyObject* default_of(const c10::IValue& value) {
+  if (value.isNone()) Py_RETURN_NONE;
+  if (value.isBool()) return PyBool_FromLong(value.toBool());
+  if (value.isInt()) return PyLong_FromLongLong(value.toInt());
+  if (value.isDouble()) return PyFloat_FromDouble(value.toDouble());
+  TORCH_INTERNAL_ASSERT(false, "no Python value for the default ", value);
+}
+
 /// Names and defaults of an op's N arguments; a required one has no default.
 template <size_t N> struct Signature {
   std::string name;
@@ -141,8 +152,7 @@ template <size_t N> struct Signature {
       const c10::Argument& argument = schema.arguments()[i];
       names[i] = PyUnicode_InternFromString(argument.name().c_str());
       defaults[i] = nullptr;
-      if (argument.default_value())
-        defaults[i] = torch::jit::toPyObject(*argument.default_value()).release().ptr();
+      if (argument.default_value()) defaults[i] = default_of(*argument.default_value());
     }
   }
 
@@ -235,4 +245,3 @@ PyObject* make_module() {
 }  // namespace bi::python
 
 PyMODINIT_FUNC PyInit_bi_kernels() { return bi::python::make_module(); }
-#endif

@@ -4,7 +4,7 @@ A launch costs 2 to 3 us besides the weights it reads: four layers of Qwen3-8B's
 with a launch each and 419 us with q, k, v and gate, up together (H200, CUDA graph; stock 525).
 """
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -12,8 +12,9 @@ from lowerings.cuda import matmul, stream
 from lowerings.cuda.launching import Memory, Repeat
 from lowerings.cuda.schedules import Gemm
 
-#: launches by operands
-_repeats: Memory[Repeat] = Memory()
+_Sizes = tuple[tuple[int, ...], tuple[int, ...]]
+#: (launch, sizes and strides of the three results), by operands
+_repeats: Memory[tuple[Repeat, list[_Sizes]]] = Memory()
 
 
 def shared_mm(
@@ -21,31 +22,36 @@ def shared_mm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return ``a [M, K] @ w.t()`` for each weight ``w [N, K]``, with the bits of ``mm``; without a third it is empty."""
     weights = (first, second) if third is None else (first, second, third)
-    outs = _in_one_launch(a, weights, split_size)
-    if outs is None:
-        outs = [matmul.mm(a, w.t(), split_size=split_size) for w in weights]
-    return outs[0], outs[1], a.new_empty((0,)) if third is None else outs[2]
+    at, *weights_at = [x.data_ptr() for x in (a, *weights)]
+    kinds = [
+        (w.dtype, w.shape, w.stride(), place & 15)
+        for w, place in zip(weights, weights_at, strict=True)
+    ]
+    key = (a.dtype, a.shape, a.stride(), at & 15, a.get_device(), split_size, *kinds)
+    made = _repeats.get(key)
+    if made is not None:
+        repeat, sizes = made
+        one, two, three = [repeat.empty(*size, a.dtype) for size in sizes]
+        places = one.data_ptr(), two.data_ptr(), at if third is None else three.data_ptr()
+        repeat.at(at, *[*weights_at, at][:3], *places)
+        return one, two, three
+    outs, again = _products(a, weights, split_size)
+    last = a.new_empty((0,)) if third is None else outs[2]
+    if again is not None:
+        shapes = [(tuple(x.shape), x.stride()) for x in (outs[0], outs[1], last)]
+        _repeats.keep(key, (again, shapes))
+    return outs[0], outs[1], last
 
 
-def _in_one_launch(a: Tensor, weights: Sequence[Tensor], split_size: int) -> list[Tensor] | None:
-    key = _key(a, weights, split_size)
-    repeat = _repeats.get(key)
-    tile = _together(a, weights, split_size) if repeat is None else None
-    if repeat is None and tile is None:
-        return None
+def _products(
+    a: Tensor, weights: Sequence[Tensor], split_size: int
+) -> tuple[list[Tensor], Repeat | None]:
+    """The products, and their launch if one does them all."""
+    tile = _together(a, weights, split_size)
+    if tile is None:
+        return [matmul.mm(a, w.t(), split_size=split_size) for w in weights], None
     outs = [a.new_empty((a.shape[0], w.shape[0])) for w in weights]
-    if repeat is not None:
-        repeat(*stream.operands(a, weights, outs))
-    elif tile is not None:
-        made = stream.products(a, weights, outs, tile)
-        if made is not None:
-            _repeats.keep(key, made)
-    return outs
-
-
-def _key(a: Tensor, weights: Sequence[Tensor], split_size: int) -> Hashable:
-    kinds = ((w.dtype, w.shape, w.stride(), w.data_ptr() & 15) for w in weights)
-    return a.dtype, a.shape, a.stride(), a.data_ptr() & 15, a.get_device(), split_size, *kinds
+    return outs, stream.products(a, weights, outs, tile)
 
 
 def _together(a: Tensor, weights: Sequence[Tensor], split_size: int) -> Gemm | None:

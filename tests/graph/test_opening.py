@@ -26,7 +26,7 @@ def _float_inputs(gm):
     return [
         n.target
         for n in gm.graph.find_nodes(op="placeholder")
-        if n.meta["example_value"].dtype == torch.float64
+        if getattr(n.meta["example_value"], "dtype", None) == torch.float64
     ]
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from bi_inductor import templates
+from bi_inductor.attention import attention
 from bi_inductor.backend import batch_invariant
 from bi_inductor.errors import LoweringError
 from bi_inductor.templates import PlanKey
@@ -119,3 +120,72 @@ def test_a_half_result_is_rounded_before_what_is_fused_behind_it() -> None:
         k for k in kernels(generate(fn, _inputs(3), backend=batch_invariant)).values() if "erf" in k
     )
     assert ".to(tl.bfloat16)" in source[: source.index("erf")]
+
+
+class RootMeanSquare(nn.Module):
+    """As transformers' models spell it; ``dynamic=True`` makes an input of such a number."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), 1e-6
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+class Decoder(nn.Module):
+    """A decoder block with a cache that grows and key heads that are repeated for a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(RootMeanSquare(128) for _ in range(2))
+        self.q, self.k, self.v, self.o = (nn.Linear(128, n, bias=False) for n in (128, 64, 64, 128))
+        self.gate, self.up = nn.Linear(128, 256, bias=False), nn.Linear(128, 256, bias=False)
+        self.down = nn.Linear(256, 128, bias=False)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        mask: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        rows, length, _ = x.shape
+        y = self.norms[0](x)
+        q, k, v = (
+            f(y).view(rows, length, -1, 32).transpose(1, 2) for f in (self.q, self.k, self.v)
+        )
+        q, k = _rotated(q, cos, sin), _rotated(k, cos, sin)
+        keys, values = torch.cat([keys, k], 2), torch.cat([values, v], 2)
+        shape = (rows, 2, 2, keys.shape[2], 32)
+        wide = [z.unsqueeze(2).expand(shape).reshape(rows, 4, -1, 32) for z in (keys, values)]
+        # F.scaled_dot_product_attention asks a GPU that is not there
+        out = attention(q, *wide, mask)
+        x = x + self.o(out.transpose(1, 2).reshape(rows, length, -1))
+        y = self.norms[1](x)
+        return x + self.down(functional.silu(self.gate(y)) * self.up(y)), keys, values
+
+
+def _rotated(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    left, right = x.chunk(2, -1)
+    return x * cos.unsqueeze(1) + torch.cat((-right, left), -1) * sin.unsqueeze(1)
+
+
+def test_a_decoder_block_has_no_launch_more_than_it_needs() -> None:
+    sizes = ((8, 1, 128), (8, 2, 70, 32), (8, 2, 70, 32), (8, 1, 32), (8, 1, 32))
+    inputs = [torch.empty(size, dtype=torch.bfloat16) for size in sizes]
+    mask = torch.ones(8, 1, 1, 71, dtype=torch.bool)
+    code = generate(Decoder().bfloat16(), (*inputs, mask), backend=batch_invariant, dynamic=True)
+    calls = [
+        name.removeprefix("bi_inductor.").removesuffix(".default") for name in library_calls(code)
+    ]
+    assert sorted(calls) == [
+        "add_rms_norm", "add_rms_norm", "attention", "mm", "mm", "shared_mm", "shared_mm",
+    ]  # fmt: skip
+    # rotated q, keys, values, silu and product, the second sum
+    assert len(re.findall(r"^\s+triton_poi\w+\.run\(", code, re.M)) == 5
+    assert ".item()" not in code

@@ -8,7 +8,7 @@ import torch
 from torch._C._dynamo.guards import _empty_strided_cpu
 
 from lowerings import _driver
-from lowerings.cuda import attention, launching, matmul, norm, stream
+from lowerings.cuda import attention, launching, matmul, norm, shared, stream
 
 
 class _Kernel:
@@ -172,6 +172,11 @@ def _mm(rows: int) -> tuple[Any, ...]:
     return matmul.mm, (a, b.t()), {"split_size": 1024}
 
 
+def _shared(*columns: int) -> tuple[Any, ...]:
+    a, *weights = (torch.randn(n, 64).bfloat16() for n in (8, *columns))
+    return shared.shared_mm, (a, *weights), {"split_size": 1024}
+
+
 def _norm(rows: int, *, residual: bool) -> tuple[Any, ...]:
     x, weight = torch.randn(rows, 1, 64), torch.randn(64)
     other = torch.randn(rows, 1, 64) if residual else None
@@ -190,6 +195,8 @@ def _attention(rows: int, keys: int, *, masked: bool) -> tuple[Any, ...]:
 
 CALLS = {
     "product": lambda: _mm(8),
+    "two products": lambda: _shared(96, 96),
+    "three products": lambda: _shared(96, 32, 32),
     "norm": lambda: _norm(8, residual=False),
     "norm and sum": lambda: _norm(8, residual=True),
     "decode": lambda: _attention(8, 70, masked=False),
@@ -199,7 +206,7 @@ CALLS = {
 
 
 KERNELS = (
-    *("product", "product_stream", "add_rms_held", "add_rms_rows"),
+    *("product", "product_stream", "products_stream", "add_rms_held", "add_rms_rows"),
     *("attend", "combine", "kept_range"),
 )
 
@@ -210,8 +217,9 @@ def test_a_call_on_other_tensors_repeats_its_launches(
 ) -> None:
     """The launches of the second call have the first one's numbers, and addresses of its own operands and results."""
     monkeypatch.setattr(launching, "_repeats", launching.Memory())
-    for module, memory in ((matmul, "_repeats"), (norm, "_repeats"), (attention, "_scripts")):
-        monkeypatch.setattr(module, memory, launching.Memory())
+    monkeypatch.setattr(attention, "_scripts", launching.Memory())
+    for module in (matmul, shared, norm):
+        monkeypatch.setattr(module, "_repeats", launching.Memory())
     monkeypatch.setattr(matmul, "_device", lambda index: (132, False, 227 << 10))
     monkeypatch.setattr(attention.schedules, "multiprocessors", lambda device: 132)
     made: dict[str, _Kernel] = {}
@@ -228,6 +236,7 @@ def test_a_call_on_other_tensors_repeats_its_launches(
         compiled.append(sum(kernel.compilations for kernel in made.values()))
         kinds.append([(x.shape, x.stride(), x.dtype) for x in results])
     assert compiled[0] == compiled[2] > 0
+    assert made["products_stream"].compilations == ("products" in name)
     assert kinds[0] == kinds[1]
     assert len(launched) == 2 * compiled[0]
     once, twice = launched[: compiled[0]], launched[compiled[0] :]

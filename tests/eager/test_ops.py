@@ -173,3 +173,14 @@ def test_training_steps_work():
             optimizer.step()
             losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_what_a_mask_selects_may_be_written_back_by_it():
+    x = torch.randn(5, 7, 3)
+    mask = x[..., 0] > 0
+    expected = torch.zeros_like(x)
+    expected[mask] = x[mask]
+    with batch_invariant_mode():
+        made = torch.zeros_like(x)
+        made[mask] = x[mask]
+    assert torch.equal(made, expected)

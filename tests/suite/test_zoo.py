@@ -57,7 +57,9 @@ def test_trained_weights(name, batch_invariant):
 def test_what_couples_its_samples_is_refused_for_that_reason(name, batch_invariant):
     row = REFUSED[name]
     case = build(row)
-    capture = torch._dynamo.config.patch(capture_dynamic_output_shape_ops=row.captured)
+    capture = torch._dynamo.config.patch(
+        capture_dynamic_output_shape_ops=row.captured, capture_scalar_outputs=row.captured
+    )
     with capture, pytest.raises(VariantOpError, match=row.refused):
         batch_invariant(case, case.inputs, axes=("batch",), batch_sizes=(1, 3), seed=1)
 

@@ -21,7 +21,7 @@ class Architecture:
     ``load`` reads a real model instead. ``training`` leaves it in training mode. ``refused``: a pattern for the
     reason for which the model itself, not our coverage, cannot be batch-invariant. ``outside``: classes of modules
     whose Python asks the whole batch which code to run; they stay out of the graphs, and the model runs in the mode.
-    ``captured``: what a mask selects stays in the graph (a setting of Dynamo, off by default).
+    ``captured``: what a mask selects, and ``.item()``, stay in the graph (settings of Dynamo, off by default).
     """
 
     name: str

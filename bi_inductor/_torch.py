@@ -4,6 +4,7 @@ Where releases differ, the feature is asked for, not the version.
 """
 
 import contextlib
+import functools
 import os
 import re
 import traceback
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._C._dynamo.eval_frame import get_eval_frame_callback as _running_callback
 from torch._decomp import core_aten_decompositions
 from torch._dynamo import config as _dynamo_config
@@ -60,6 +62,7 @@ __all__ = [
     "check_version",
     "compile_fx",
     "core_aten_decompositions",
+    "describe_fused_layers",
     "fake_like",
     "fake_on",
     "fake_vector",
@@ -402,3 +405,44 @@ def outside_of_modes() -> Iterator[None]:
         torch._C._DisableFuncTorch(),
     ):
         yield
+
+
+@functools.cache
+def describe_fused_layers() -> torch.library.Library:
+    """Give the kernels behind ``nn.TransformerEncoderLayer`` and ``nn.MultiheadAttention`` shapes, as 2.13 has them.
+
+    Without them Dynamo leaves these modules to eager code in eval mode.
+    """
+    library = torch.library.Library("aten", "IMPL", "Meta")
+    described = {
+        "_transformer_encoder_layer_fwd": _like_the_input,
+        "_native_multi_head_attention": _attention_and_weights,
+    }
+    for name, fake in described.items():
+        if not torch._C._dispatch_has_kernel_for_dispatch_key(f"aten::{name}", "Meta"):
+            library.impl(name, fake)
+    return library
+
+
+def _like_the_input(src: Tensor, *_: object, **__: object) -> Tensor:
+    return torch.empty_like(src)
+
+
+def _attention_and_weights(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim: int,
+    num_head: int,
+    qkv_weight: Tensor,
+    qkv_bias: Tensor,
+    proj_weight: Tensor,
+    proj_bias: Tensor,
+    mask: Tensor | None = None,
+    need_weights: bool = True,
+    average_attn_weights: bool = True,
+    mask_type: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    heads = () if average_attn_weights else (num_head,)
+    shape = (query.shape[0], *heads, query.shape[1], key.shape[1]) if need_weights else (0,)
+    return torch.empty_like(query), query.new_empty(shape)

@@ -13,6 +13,7 @@ from bi_inductor import _torch
 
 # before the first graph: a frame that stands at the limit already would never reach this backend
 _torch.keep_compiling()
+_torch.describe_fused_layers()
 
 
 def batch_invariant(

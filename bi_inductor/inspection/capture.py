@@ -87,6 +87,7 @@ def capture(
     from lowerings import _inductor
 
     _torch.check_version()
+    _torch.describe_fused_layers()
     chosen = make_options(None, options, _inductor.pins())
     mode = _torch.FakeTensorMode(allow_non_fake_inputs=True)
     args, kwargs = _fake_inputs(mode, args, dict(kwargs))

@@ -34,8 +34,12 @@ class Memory(Generic[T]):
     def keep(self, key: Hashable, made: T) -> None:
         """Remember ``made`` for ``key``."""
         if len(self._made) >= self._most:
-            self._made.clear()
+            self.clear()
         self._made[key] = made
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._made.clear()
 
 
 class Repeat:

@@ -310,7 +310,12 @@ def _chosen(
         and pitch % steps == 0
         and columns % steps == 0
     )
-    if tma and rows > 32 and dtype != torch.float32 and matmul_hopper.is_hopper(index):
+    if (
+        tma
+        and dtype != torch.float32
+        and schedules_hopper.takes(rows, depth)
+        and matmul_hopper.is_hopper(index)
+    ):
         return schedules_hopper.choose(rows, columns, depth, sms=sms)
     return schedules.gemm(
         rows,

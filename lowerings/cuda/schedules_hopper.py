@@ -160,6 +160,16 @@ _MEMORY, _LAUNCH, _POWER = 3.929e6, 3.37, 3.58
 _WIDEST = 256
 #: largest K of which an early start pays: 1.04 to 1.2 times at 2048, 0.76 to 1.0 times from 4096 on
 _EARLY = 2048
+#: K from which these tiles begin at 17 rows
+_DEEP = 8192
+
+
+def takes(rows: int, depth: int) -> bool:
+    """Return whether these tiles are for the product, and not the kernels that stream weights past few rows.
+
+    Those take 64 columns a program and are 0.70 and 0.83 of cuBLAS for 32 rows where a K of 8192 and more goes with few columns.
+    """
+    return rows > 32 or (rows > 16 and depth >= _DEEP)
 
 
 def choose(rows: int, columns: int, depth: int, *, sms: int) -> Hopper:

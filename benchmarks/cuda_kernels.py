@@ -1,6 +1,7 @@
 """Our CUDA kernels beside cuBLAS, SDPA and stock Inductor, in CUDA graphs over buffers larger than the L2 cache.
 
-    python benchmarks/cuda_kernels.py gemm|attention|rows|host [OUT.json]      the tables, as Markdown
+    python benchmarks/cuda_kernels.py products|attention|rows|host [OUT.json]  the tables, as Markdown
+    python benchmarks/cuda_kernels.py gemm [OUT.json]                          every tile that fits, to fit the choice to
     python benchmarks/cuda_kernels.py warm INDEX COUNT                         only compile a share of the schedules
 
 Times are medians over graph replays, in microseconds; the ratio is stock's time over ours, above 1 we are faster.
@@ -91,6 +92,33 @@ def copies(x: Tensor, least: int = 2, most: int = 40) -> list[Tensor]:
     """Copies of x that together do not fit the L2 cache."""
     count = min(most, max(least, math.ceil((160 << 20) / (x.numel() * x.element_size()))))
     return [x.clone() for _ in range(count)]
+
+
+def products() -> dict[str, object]:
+    """cuBLAS over what is chosen, the better of two turns each; ``benchmarks.plots`` draws it."""
+    results: dict[str, object] = {}
+    ratios: dict[int, list[float]] = {m: [] for m in SIZES}
+    print("| N x K |", " | ".join(map(str, SIZES)), "|\n" + "|---" * (len(SIZES) + 1) + "|")
+    for n, k in SHAPES:
+        weights = copies(torch.randn(n, k, device="cuda").bfloat16() / 64)
+        for m in SIZES:
+            a = torch.randn(m, k, device="cuda").bfloat16()
+            few = weights if m <= 512 else weights[:4]
+            calls = (
+                [lambda w=w: a @ w.t() for w in few],
+                [lambda w=w: matmul.mm(a, w.t(), split_size=CHAIN) for w in few],
+            )
+            turns = [[micros(call, 5) for call in calls] for _ in range(2)]
+            stock, ours = map(min, zip(*turns, strict=True))
+            chosen = matmul.choose(a, few[0].t(), CHAIN).text()
+            results[f"{n}x{k} m{m}"] = {"stock": stock, "chosen": chosen, "times": {chosen: ours}}
+            ratios[m].append(stock / ours)
+        print(f"| {n}x{k} |", " | ".join(f"{r[-1]:.2f}" for r in ratios.values()), "|", flush=True)
+    means = [statistics.geometric_mean(r) for r in ratios.values()]
+    print("| geometric mean |", " | ".join(f"{mean:.2f}" for mean in means), "|")
+    every = [ratio for column in ratios.values() for ratio in column]
+    print(f"\nAll: {statistics.geometric_mean(every):.3f}, least {min(every):.2f}.")
+    return results
 
 
 def gemm() -> dict[str, object]:
@@ -315,7 +343,9 @@ if __name__ == "__main__":
     if sys.argv[1] == "warm":
         warm(int(sys.argv[2]), int(sys.argv[3]))
     else:
-        found = {"gemm": gemm, "attention": attentions, "rows": rows, "host": host}[sys.argv[1]]()
+        tables = (products, gemm, rows, host)
+        named = {table.__name__: table for table in tables} | {"attention": attentions}
+        found = named[sys.argv[1]]()
         if len(sys.argv) > 2:
             with open(sys.argv[2], "w") as file:
                 json.dump(found, file)

@@ -1,6 +1,6 @@
 """Draws the tables of ``benchmarks/cuda_kernels.py``: speed against stock over the number of rows, one line a shape.
 
-python benchmarks/cuda_kernels.py gemm gemm.json && python -m benchmarks.plots gemm.json benchmarks/results/cuda_gemm.svg
+python benchmarks/cuda_kernels.py products products.json && python -m benchmarks.plots products.json benchmarks/results/cuda_gemm.svg
 """
 
 import argparse
@@ -16,7 +16,7 @@ MARKS = (1.0, 0.85)
 
 
 def ratios(results: dict[str, dict]) -> dict[str, list[tuple[int, float]]]:
-    """Shape ``NxK`` -> (rows, stock's time over ours), from the JSON of ``cuda_kernels.py gemm``."""
+    """Shape ``NxK`` -> (rows, stock's time over ours), from the JSON of ``cuda_kernels.py products``."""
     lines = defaultdict(list)
     for cell, found in results.items():
         shape, rows = re.fullmatch(r"(\d+x\d+) m(\d+)", cell).groups()
@@ -39,7 +39,7 @@ def draw(lines: dict[str, list[tuple[int, float]]], title: str, path: Path) -> N
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("json", type=Path, help="what cuda_kernels.py gemm wrote")
+    parser.add_argument("json", type=Path, help="what cuda_kernels.py products wrote")
     parser.add_argument("output", type=Path, help=".svg or .png")
     parser.add_argument("--title", default="bfloat16 products against cuBLAS")
     args = parser.parse_args()

@@ -9,7 +9,7 @@ from bi_inductor.errors import LoweringError
 from bi_inductor.templates import Plan, PlanKey, Template
 
 #: where the kernels were run, for the support matrix
-EXECUTED = "one H100"
+EXECUTED = "H100 and H200"
 
 #: longer than the reduced extent of any model: one chain over K, as the tensor core adds it
 CHAIN = 1 << 20

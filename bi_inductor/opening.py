@@ -38,14 +38,20 @@ def share_heads(graph: Graph) -> None:
     for node in graph.find_nodes(
         op="call_function", target=torch.ops.bi_inductor.attention.default
     ):
-        heads = [_repeated(x) for x in node.args[1:3]]
-        if None in heads or len({_groups(x) for x in node.args[1:3]}) != 1:
+        given = node.args[1:3]
+        keys, values = map(_repeated, given)
+        # both from as many heads; sizes may be symbols
+        if keys is None or values is None or _heads(keys) != _heads(values):
             continue
-        for given, shared in zip(node.args[1:3], heads, strict=True):
-            node.replace_input_with(given, shared)
+        for wide, shared in zip(given, (keys, values), strict=True):
+            node.replace_input_with(wide, shared)
         changed = True
     if changed:
         graph.eliminate_dead_code()
+
+
+def _heads(x: Node) -> Any:
+    return x.meta["val"].shape[1]
 
 
 def _repeated(x: Any) -> Node | None:
@@ -61,14 +67,8 @@ def _repeated(x: Any) -> Node | None:
     ):
         return None
     source, dim = inner.args[0].args
-    shape = source.meta["val"].shape
-    if len(shape) != 4 or dim != 2 or tuple(x.meta["val"].shape[2:]) != tuple(shape[2:]):
+    shape, wide = source.meta["val"].shape, x.meta["val"].shape
+    if len(shape) != 4 or dim != 2 or (wide[0], *wide[2:]) != (shape[0], *shape[2:]):
         return None
     found: Node = source
     return found
-
-
-def _groups(x: Node) -> Any:
-    """Key heads before they were repeated."""
-    source = _repeated(x)
-    return source.meta["val"].shape[1] if source is not None else None

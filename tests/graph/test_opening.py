@@ -95,8 +95,10 @@ def test_repeated_heads_are_handed_over_once_with_the_same_bits(repeat):
         lambda k, v: (k.repeat(1, 3, 1, 1), v.repeat(1, 3, 1, 1)),
         lambda k, v: (_expanded(k) * 2, _expanded(v)),
         lambda k, v: (_expanded(k), v.repeat(1, 3, 1, 1)),
+        # one sample's keys for every sample
+        lambda k, v: (_expanded(k[:1]), _expanded(v[:1])),
     ],
-    ids=["tiled", "scaled", "keys alone"],
+    ids=["tiled", "scaled", "keys alone", "one sample"],
 )
 def test_what_is_no_repetition_stays(change):
     q, k, v = torch.randn(2, 6, 5, 16), torch.randn(2, 2, 9, 16), torch.randn(2, 2, 9, 16)

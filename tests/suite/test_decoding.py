@@ -30,19 +30,14 @@ def check(name, batch_invariant, axes, **kwargs):
 
 
 @pytest.mark.parametrize(
-    ("name", "dtype", "axes"),
-    [
-        # layers that see all keys, and layers with a sliding window
-        ("gemma3", torch.float32, ("cache", "padding", "length")),
-        ("mixtral", torch.float32, ("cache", "padding")),
-        ("gpt2", torch.bfloat16, ("cache", "padding", "length")),
-        ("llama", torch.float16, ("padding", "length")),
-    ],
-    ids=["gemma3", "mixtral", "gpt2", "llama"],
+    ("name", "axes"),
+    # gemma3 has layers that see all keys, and layers with a sliding window
+    [("gemma3", ("cache",)), ("llama", ("padding",))],
+    ids=["gemma3", "llama"],
 )
-def test_pieces_and_padding_change_no_bit(name, dtype, axes, batch_invariant):
-    """One compiled model: prefill = chunks = decode, behind padding, and its first tokens alone."""
-    check(name, batch_invariant, axes, dtypes=(dtype,))
+def test_pieces_and_padding_change_no_bit(name, axes, batch_invariant):
+    """Prefill = chunks = decode, and the same behind padding."""
+    check(name, batch_invariant, axes)
 
 
 @pytest.mark.thorough

@@ -65,14 +65,17 @@ def generated(model, ids, mask):
     return made
 
 
-def generate_table(loaded):
-    models = {
+def generate_models(loaded):
+    return {
         name: model_for(loaded, quickstart.compile_blocks, backend)
         for name, backend in BACKENDS.items()
     }
+
+
+def generate_table(models):
     rows = []
     for size in (1, 8):
-        ids, mask = batch([PROMPT] * size, loaded.device)
+        ids, mask = batch([PROMPT] * size, models["ours"].device)
         times = interleaved(
             {
                 name: functools.partial(generated, model, ids, mask)
@@ -92,13 +95,15 @@ def generate_table(loaded):
         )
     print(markdown(("rows", "stock tokens/s", "ours tokens/s", "speed / stock"), rows))
 
-    # the same width and the same work, with and without a mask that hides half of most rows
-    ids, mask = batch([PROMPT] * 8, loaded.device)
-    _, padded = batch([PROMPT] + [PROMPT // 2] * 7, loaded.device)
+
+def padding(model):
+    """The same width and the same work, with and without a mask that hides half of most rows."""
+    ids, mask = batch([PROMPT] * 8, model.device)
+    _, padded = batch([PROMPT] + [PROMPT // 2] * 7, model.device)
     times = interleaved(
         {
-            "full": lambda: generated(models["ours"], ids, mask),
-            "padded": lambda: generated(models["ours"], ids, padded),
+            "full": lambda: generated(model, ids, mask),
+            "padded": lambda: generated(model, ids, padded),
         },
         rounds=15,
         seconds=20,
@@ -202,7 +207,9 @@ def main() -> None:
         f"{args.device}, {args.dtype}, {args.threads} threads, {weights}, prompt {PROMPT}, {NEW} new tokens\n"
     )
     if args.only != "completions":
-        generate_table(loaded)
+        models = generate_models(loaded)
+        generate_table(models)
+        padding(models["ours"])
         print()
     if args.only != "generate":
         fewer = args.stock_completions

@@ -71,7 +71,10 @@ def encoder_layer(
     mask: Tensor | None = None,
     mask_type: int | None = None,
 ) -> Tensor:
-    """``aten._transformer_encoder_layer_fwd``: attention and feed-forward of ``src [B, L, E]``, each with its norm."""
+    """``aten._transformer_encoder_layer_fwd``: attention and feed-forward of ``src [B, L, E]``, each with its norm.
+
+    GELU is the module's own, by erf: torch's kernel on CUDA takes its tanh approximation instead.
+    """
 
     def attended(x: Tensor) -> Tensor:
         out, _ = multi_head_attention(

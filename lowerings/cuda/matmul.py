@@ -26,7 +26,7 @@ _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 def _device(index: int) -> tuple[int, bool, int]:
     """Multiprocessors, whether tensor copies exist, and bytes of shared memory a program may use."""
     properties = torch.cuda.get_device_properties(index)
-    shared = getattr(properties, "shared_memory_per_block_optin", 99 << 10)
+    shared = schedules.shared_memory(torch.device("cuda", index))
     return properties.multi_processor_count, properties.major >= 9, shared
 
 

@@ -1,6 +1,6 @@
 """What decides speed on CUDA, as plain data: tiles, warps, stages. It may see M; it cannot express an order.
 
-Every schedule of one plan gives the same bits: ``tests/lowerings/cuda/device_bits.py`` holds them together on a GPU.
+Every schedule of one plan gives the same bits: ``tests/lowerings/cuda/on_device`` holds them together on a GPU.
 """
 
 import functools
@@ -13,6 +13,13 @@ import torch
 def multiprocessors(device: torch.device) -> int:
     """Return how many programs the device runs side by side at least."""
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+@functools.cache
+def shared_memory(device: torch.device) -> int:
+    """Return the bytes of shared memory that one program may use."""
+    properties = torch.cuda.get_device_properties(device)
+    return getattr(properties, "shared_memory_per_block_optin", 99 << 10)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +83,6 @@ STREAMED = (
 )
 #: (tile, time of one per unit of area with the chip full): fitted to 112 products timed on an H100
 TENSOR_COPIES = (
-    (Gemm(m=128, n=256, k=64, warps=8, stages=3, tma=True), 1.0),
     (Gemm(m=128, n=128, k=64, warps=4, stages=4, tma=True), 1.16),
     (Gemm(m=64, n=128, k=128, warps=4, stages=4, tma=True), 1.39),
     (Gemm(m=64, n=256, k=64, warps=4, stages=4, tma=True), 1.61),
@@ -137,11 +143,9 @@ def gemm(
         found = _MIDDLE_64[1]
     else:
         found = _fitting(POINTERS, rows, columns, sms)
-    return (
-        found
-        if found.shared_bytes(2) + (found.m * found.n * 2 if found.tma else 0) <= shared
-        else POINTERS[0]
-    )
+    # the epilogue of a tensor copy holds the output, and half of it again where every row has a bias of its own
+    epilogue = found.m * found.n * 3 if found.tma else 0
+    return found if found.shared_bytes(2) + epilogue <= shared else POINTERS[0]
 
 
 def _streamed(rows: int, columns: int, sms: int) -> Gemm:
@@ -261,3 +265,14 @@ def rows(count: int, extent: int, *, unit_stride: bool, lanes: int = 4096) -> Ro
 def softmax_parts(count: int, extent: int) -> int:
     """How many programs share the lanes of a long row: one unless long rows are few."""
     return 32 if count <= 64 and extent > 32768 else 1
+
+
+def softmax_held(extent: int, lanes: int, element: int, shared: int) -> int:
+    """Steps of ``lanes`` numbers of a long row, a multiple of 3, that wait in shared memory; 0: the L2 cache keeps them.
+
+    On an H100 the second look at rows of 128 KiB still finds them in its cache.
+    """
+    if extent * element < 128 << 10 or extent * element % 16:
+        return 0
+    held = ((shared - 4096) // (lanes * element)) // 3 * 3
+    return held if held * lanes * 2 > extent else 0

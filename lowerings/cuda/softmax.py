@@ -8,6 +8,7 @@ from lowerings.cuda import softmax_kernels as kernels
 from lowerings.cuda.launching import launch, overlap
 from lowerings.cuda.plans import LANES
 from lowerings.cuda.rows import Rows, check, constants, programs, rows_of
+from lowerings.cuda.softmax_shared_kernels import softmax_shared
 
 #: elements that one program writes
 _BLOCK = 2048
@@ -35,10 +36,28 @@ def softmax(
 
 
 def _long(x: Tensor, out: Tensor, view: Rows, log: bool) -> None:
-    """Contiguous rows longer than LANES: one of a program, or in parts where rows are few."""
+    """Contiguous rows longer than LANES: in parts where rows are few, the longest in shared memory, or one a program."""
     numbers = (view.rows, view.extent)
     parts = schedules.softmax_parts(view.rows, view.extent)
     shared = {"LANES": LANES, "enable_fp_fusion": False, **overlap(out.get_device())}
+    held = 0
+    if parts == 1 and x.is_cuda and x.data_ptr() % 16 == 0:
+        memory = schedules.shared_memory(x.device)
+        held = schedules.softmax_held(view.extent, LANES, x.element_size(), memory)
+    if held:
+        launch(
+            softmax_shared,
+            (min(view.rows, schedules.multiprocessors(x.device)),),
+            (x, out),
+            numbers,
+            LOG_OUT=log,
+            LOG=LANES.bit_length() - 1,
+            HELD=held,
+            WAITS=3,
+            num_warps=16,
+            **shared,
+        )
+        return
     if parts == 1:
         launch(
             kernels.softmax_long,

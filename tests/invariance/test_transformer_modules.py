@@ -1,5 +1,7 @@
 """torch's own transformer modules in eval mode, where each calls one fused kernel of the device."""
 
+import contextlib
+
 import pytest
 import torch
 from torch import nn
@@ -39,6 +41,16 @@ def outputs(model, inputs):
         return model(*inputs)
 
 
+@contextlib.contextmanager
+def unfused():
+    """The module as it is defined: on CUDA the fused layer takes GELU's tanh approximation, wrong by 7e-4 here."""
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+
+
 def test_rows_of_fused_layers_do_not_follow_their_batch(case):
     model, inputs = case
     compiled = torch.compile(model, backend="batch_invariant", dynamic=True)
@@ -54,9 +66,10 @@ def test_fused_layers_are_as_accurate_as_stock_and_equal_in_eager_mode(case):
     ours = outputs(torch.compile(model, backend="batch_invariant", dynamic=True), inputs)
     with bi_inductor.batch_invariant_mode():
         assert torch.equal(outputs(model, inputs), ours)
-    stock = outputs(model, inputs)
-    exact = outputs(model.double(), (inputs[0].double(), inputs[1]))
-    # the fused kernel gives zero, not a value, where a query is padding; those rows mean nothing
+    with unfused():
+        stock = outputs(model, inputs)
+        exact = outputs(model.double(), (inputs[0].double(), inputs[1]))
+    # a query that is padding attends to nothing real; those rows mean nothing
     real = torch.arange(LENGTH, device=stock.device) < inputs[1][:, None]
     budget = 2 * (stock.double() - exact)[real].abs().max()
     assert (ours.double() - exact)[real].abs().max() <= budget

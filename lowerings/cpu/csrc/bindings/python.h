@@ -166,7 +166,7 @@ template <size_t N> struct Signature {
 
   /// Every argument, borrowed, in the order of the schema.
   std::array<PyObject*, N> bind(PyObject* const* args, size_t positional, PyObject* keywords) const {
-    TORCH_CHECK_TYPE(positional <= N, name, ": at most ", N, " arguments, got ", positional);
+    TORCH_CHECK_TYPE(positional <= N, name, ": at most ", std::to_string(N), " arguments, got ", std::to_string(positional));
     std::array<PyObject*, N> bound = defaults;
     std::copy_n(args, positional, bound.begin());
     const Py_ssize_t named = keywords ? PyTuple_GET_SIZE(keywords) : 0;

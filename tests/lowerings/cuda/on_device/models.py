@@ -1,34 +1,36 @@
-"""Compiled models on a GPU: every row alone and in a batch, decode = chunk = prefill, with and without CUDA graphs.
-
-    python tests/lowerings/cuda/device_models.py rows MODEL DTYPE       small models of transformers
-    python tests/lowerings/cuda/device_models.py decoder DTYPE          the decoder of benchmarks/decoder.py
-
-Prints one line a check; exits with 1 if any bit differs or a control does not.
-"""
+"""Compiled models: every row alone and in a batch, decode = chunk = prefill, with and without CUDA graphs."""
 
 import functools
-import sys
-import time
 
 import torch
 from torch import Tensor
 
 from benchmarks.decoder import OPTIONS, Shape, make_cache, make_decoder
 from bi_inductor.backend import batch_invariant
+from tests.lowerings.cuda.on_device.check import CHOSEN, chosen, verdict
 from tests.rows import bits_equal, rows_that_change
 
-FAILED: list[str] = []
-BEGIN = time.perf_counter()
+DTYPES = (torch.bfloat16, torch.float32)
+MODELS = ("llama", "mixtral", "bert", "resnet")
 
 
-def report(name: str, good: bool, note: str = "") -> None:
-    if not good:
-        FAILED.append(name)
-    verdict = "ok" if good else "FAILED"
-    print(f"{verdict:7}{name} {note} [{time.perf_counter() - BEGIN:.0f} s]", flush=True)
+def models() -> None:
+    """Small models of transformers, those of ``MODELS`` or the ones named."""
+    from tests.zoo import ZOO
+
+    for name in [part for part in CHOSEN if part in ZOO] or MODELS:
+        for dtype in DTYPES:
+            _rows(name, dtype)
 
 
-def rows(name: str, dtype: torch.dtype) -> None:
+def decoders() -> None:
+    """The decoder of ``benchmarks/decoder.py``."""
+    for dtype in DTYPES:
+        if chosen(str(dtype)[6:]):
+            _decoder(dtype)
+
+
+def _rows(name: str, dtype: torch.dtype) -> None:
     from tests.zoo import ZOO
     from tests.zoo.case import build
 
@@ -50,10 +52,10 @@ def rows(name: str, dtype: torch.dtype) -> None:
         if backend == "inductor":
             print(f"       stock {name} {dtype}: {len(changed)} rows change", flush=True)
         else:
-            report(f"{name} {str(dtype)[6:]}", not changed, "; ".join(changed[:2]))
+            verdict(f"{name} {str(dtype)[6:]}", not changed, "; ".join(changed[:2]))
 
 
-def decoder(dtype: torch.dtype) -> None:
+def _decoder(dtype: torch.dtype) -> None:
     shape = Shape()
     length, total, batch = 512, 300, 17
     model = make_decoder(shape, dtype, "cuda")
@@ -79,15 +81,15 @@ def decoder(dtype: torch.dtype) -> None:
     step = runner(ours)
     whole = step(empty(batch), ids[:batch], 0, total, total)  # type: ignore[operator]
     alone = [step(empty(1), ids[i : i + 1], 0, total, total) for i in (0, 16)]  # type: ignore[operator]
-    report(
+    verdict(
         f"{name} prefill rows",
         all(bits_equal(a[0], whole[i]) for a, i in zip(alone, (0, 16), strict=True)),
     )
     cache = empty(batch)
     parts = [step(cache, ids[:batch], i, j, j - i) for i, j in ((0, 120), (120, 299), (299, 300))]  # type: ignore[operator]
-    report(f"{name} chunk and decode = prefill", bits_equal(torch.cat(parts, 1), whole))
+    verdict(f"{name} chunk and decode = prefill", bits_equal(torch.cat(parts, 1), whole))
     longer = make_cache(shape, 2, 1024, dtype, "cuda")
-    report(f"{name} longer cache", bits_equal(step(longer, ids[:2], 0, total, total), whole[:2]))  # type: ignore[operator]
+    verdict(f"{name} longer cache", bits_equal(step(longer, ids[:2], 0, total, total), whole[:2]))  # type: ignore[operator]
     reference = {}
     for label, backend in (("graphs", graphs), ("stock", "stock")):
         step = (
@@ -103,13 +105,13 @@ def decoder(dtype: torch.dtype) -> None:
             tokens[size] = torch.cat(made, 1)
         same = [bits_equal(tokens[size][0], tokens[1][0]) for size in tokens]
         if label == "graphs":
-            report(f"{name} reduce-overhead decode at batch 1, 2, 17, 64", all(same), str(same))
-            report(f"{name} reduce-overhead = prefill", bits_equal(tokens[17], whole[:, 296:]))
+            verdict(f"{name} reduce-overhead decode at batch 1, 2, 17, 64", all(same), str(same))
+            verdict(f"{name} reduce-overhead = prefill", bits_equal(tokens[17], whole[:, 296:]))
             changed = [i for i in range(17) if not bits_equal(tokens[64][i], tokens[17][i])]
-            report(f"{name} all rows at 17 and 64", not changed, str(changed))
+            verdict(f"{name} all rows at 17 and 64", not changed, str(changed))
         else:
             largest = max((tokens[s][0] - tokens[1][0]).abs().max().item() for s in tokens)
-            report(f"{name} control: stock changes", not all(same), f"{same} by {largest:.3g}")
+            verdict(f"{name} control: stock changes", not all(same), f"{same} by {largest:.3g}")
         reference[label] = tokens
 
 
@@ -119,14 +121,3 @@ def _stock(gm: object, inputs: object, *, mode: str) -> object:
     from torch._inductor import list_mode_options
 
     return compile_graph(gm, inputs, options=list_mode_options(mode))  # type: ignore[arg-type]
-
-
-if __name__ == "__main__":
-    torch.manual_seed(0)
-    kind, *rest = sys.argv[1:]
-    if kind == "rows":
-        rows(rest[0], getattr(torch, rest[1]))
-    else:
-        decoder(getattr(torch, rest[0]))
-    print(f"{' '.join(sys.argv[1:])}: {len(FAILED)} failed", *FAILED, sep="\n  ")
-    sys.exit(bool(FAILED))

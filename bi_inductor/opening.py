@@ -4,6 +4,7 @@ Neither changes a bit: the epsilon is guarded, and an attention of fewer key hea
 """
 
 import operator
+import sys
 from typing import Any
 
 import torch
@@ -61,14 +62,24 @@ def _repeated(x: Any) -> Node | None:
     inner = x.args[0]
     if inner.target is _aten.clone.default:
         inner = inner.args[0]
-    if (
-        inner.target is not _aten.expand.default
-        or inner.args[0].target is not _aten.unsqueeze.default
-    ):
+    if inner.target is not _aten.expand.default:
         return None
-    source, dim = inner.args[0].args
+    unsqueezed = _whole(inner.args[0])
+    if unsqueezed.target is not _aten.unsqueeze.default:
+        return None
+    source, dim = _whole(unsqueezed.all_input_nodes[0]), unsqueezed.args[1]
     shape, wide = source.meta["val"].shape, x.meta["val"].shape
     if len(shape) != 4 or dim != 2 or (wide[0], *wide[2:]) != (shape[0], *shape[2:]):
         return None
-    found: Node = source
-    return found
+    return source
+
+
+def _whole(x: Node) -> Node:
+    """``x`` before slices that keep all of it, as ``x[:, :, None, :, :]`` leaves four of."""
+    while x.target is _aten.slice.Tensor and _keeps_all(*x.args[2:]):
+        x = x.all_input_nodes[0]
+    return x
+
+
+def _keeps_all(start: Any = None, end: Any = None, step: Any = 1) -> bool:
+    return start in (0, None) and end in (sys.maxsize, None) and step == 1

@@ -42,8 +42,13 @@ def _long(x: Tensor, out: Tensor, view: Rows, log: bool) -> None:
     shared = {"LANES": LANES, "enable_fp_fusion": False, **overlap(out.get_device())}
     held = 0
     if parts == 1 and x.is_cuda and x.data_ptr() % 16 == 0:
-        memory = schedules.shared_memory(x.device)
-        held = schedules.softmax_held(view.extent, LANES, x.element_size(), memory)
+        held = schedules.softmax_held(
+            *numbers,
+            LANES,
+            x.element_size(),
+            sms=schedules.multiprocessors(x.device),
+            shared=schedules.shared_memory(x.device),
+        )
     if held:
         launch(
             softmax_shared,
@@ -54,7 +59,7 @@ def _long(x: Tensor, out: Tensor, view: Rows, log: bool) -> None:
             LOG=LANES.bit_length() - 1,
             HELD=held,
             WAITS=3,
-            num_warps=16,
+            num_warps=32,
             **shared,
         )
         return

@@ -40,7 +40,7 @@ def softmax_shared(
     LOG_OUT: gl.constexpr, OVERLAP: gl.constexpr, LANES: gl.constexpr, LOG: gl.constexpr,
     HELD: gl.constexpr, WAITS: gl.constexpr,
 ) -> None:  # fmt: skip
-    """Contiguous rows, ``extent`` more than HELD * LANES / 2 numbers and whole 16 bytes; a program takes every n-th row.
+    """Contiguous rows of whole 16 bytes; a program takes every n-th row.
 
     HELD steps of LANES numbers wait in shared memory, arriving in WAITS parts, and the rest is read again; the next row
     comes while one is written.

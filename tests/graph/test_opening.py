@@ -1,5 +1,7 @@
 """What is settled before planning: epsilons as constants under a guard, key heads that a model wrote out."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -58,12 +60,24 @@ def _expanded(x):
     return x[:, :, None].expand(2, 2, 3, 9, 16).reshape(2, 6, 9, 16)
 
 
+def _sliced(x):
+    """As AOTAutograd writes ``x[:, :, None, :, :]``."""
+    whole, all_of = torch.ops.aten.slice.Tensor, (0, sys.maxsize)
+    return (
+        whole(whole(x, 0, *all_of).unsqueeze(2), 3, *all_of)
+        .expand(2, 2, 3, 9, 16)
+        .reshape(2, 6, 9, 16)
+    )
+
+
 def _graph(f, *inputs):
     return make_fx(f, tracing_mode="symbolic")(*inputs)
 
 
 @pytest.mark.parametrize(
-    "repeat", [_expanded, lambda x: x.repeat_interleave(3, 1)], ids=["expand", "interleave"]
+    "repeat",
+    [_expanded, lambda x: x.repeat_interleave(3, 1), _sliced],
+    ids=["expand", "interleave", "slices"],
 )
 def test_repeated_heads_are_handed_over_once_with_the_same_bits(repeat):
     load("cpu")

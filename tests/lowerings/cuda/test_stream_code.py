@@ -23,6 +23,7 @@ from lowerings.cuda import (
     row_kernels,
     schedules,
     softmax_kernels,
+    softmax_shared_kernels,
     stream_kernels,
 )
 
@@ -37,6 +38,7 @@ _MODULES = (
     order_kernels,
     row_kernels,
     softmax_kernels,
+    softmax_shared_kernels,
     stream_kernels,
 )
 

@@ -55,6 +55,8 @@ def attention(
             schedule=schedule,
         )
         return out[0], lse[0]
+    if mask is not None:
+        mask = side_by_side(mask, k.shape[-2])
     key = None
     inputs = (q, k, v) if mask is None else (q, k, v, mask)
     if schedule is None:
@@ -84,6 +86,16 @@ def attention(
     if key is not None and script is not None:
         _scripts.keep(key, script)
     return out, lse
+
+
+def side_by_side(mask: Tensor, keys: int) -> Tensor:
+    """The mask with the keys of a row side by side: other strides of its load give the kernel's products other bits.
+
+    Measured on an H100: BEiT's float32 bias with heads side by side, 82 of 1088 numbers by at most 6e-8.
+    """
+    if mask.shape[-1] == keys and (keys == 1 or mask.stride(-1) == 1):
+        return mask
+    return mask.expand(*mask.shape[:-1], keys).contiguous()
 
 
 def _attention(

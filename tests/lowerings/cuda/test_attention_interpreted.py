@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lowerings.cuda import schedules
-from lowerings.cuda.attention import attention
+from lowerings.cuda.attention import attention, side_by_side
 from lowerings.cuda.plans import KEY_SPLIT
 
 _SERIAL = schedules.Attention(m=16, warps=4, stages=2)
@@ -94,3 +94,18 @@ def test_scales_of_any_sign() -> None:
     for scale in (-0.5, 0.0):
         out, _ = attention(q, k, v, scale=scale, split_size=KEY_SPLIT)
         assert (out - _exact(q, k, v, scale=scale)).abs().max() < 1e-5
+
+
+def test_the_kernel_sees_every_mask_with_its_keys_side_by_side() -> None:
+    bias = torch.randn(1, 4, 17, 17)
+    assert side_by_side(bias, 17) is bias
+    assert side_by_side(bias[..., :16], 16).stride() == bias.stride()
+    strided = bias.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    assert strided.stride(-1) == 4
+    for mask in (strided, bias[..., :1]):
+        found = side_by_side(mask, 17)
+        assert found.stride(-1) == 1
+        assert torch.equal(found, mask.expand(1, 4, 17, 17))
+    q, k, v = (torch.randn(3, 4, 17, 16) for _ in "qkv")
+    outs = [attention(q, k, v, mask, split_size=KEY_SPLIT)[0] for mask in (bias, strided)]
+    assert torch.equal(*outs)

@@ -105,6 +105,17 @@ def _attention_dim(dtype: torch.dtype, dim: int, length: int = 1100) -> None:
         f"{name} additive",
         [(attend(q[:, :, i:j], *wide, added[i:j]), whole[:, :, i:j]) for i, j in spans],
     )
+    bias = torch.randn(1, 8, length, length, device="cuda").to(dtype)
+    biased = attend(q, k, v, bias)
+    padded = torch.nn.functional.pad(bias, (0, 36))[..., :length]
+    strided = bias.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    report(
+        f"{name} strides of a bias",
+        [
+            *((attend(q, k, v, x), biased) for x in (padded, strided, bias.expand(2, -1, -1, -1))),
+            (attend(q[1:], k[1:], v[1:], strided), biased[1:]),
+        ],
+    )
 
 
 def hopper() -> None:

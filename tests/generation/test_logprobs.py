@@ -64,8 +64,15 @@ def distinct(answers):
     return len({(tuple(tokens), tuple(notes)) for tokens, notes in answers})
 
 
+@pytest.fixture(autouse=True)
+def _clean():
+    """No reset of Dynamo: the model of all tests keeps what it compiled."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def ours():
+    torch.compiler.reset()
     return serving.prepare(decoder())
 
 

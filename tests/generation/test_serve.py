@@ -73,8 +73,15 @@ class Server:
         self.engine.close()
 
 
+@pytest.fixture(autouse=True)
+def _clean():
+    """No reset of Dynamo: the model of all tests keeps what it compiled."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def server():
+    torch.compiler.reset()
     made = Server(serving.prepare(decoder()))
     yield made
     made.close()

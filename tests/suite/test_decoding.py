@@ -1,6 +1,6 @@
 """A token has the same bits whether computed in a prefill, in chunks or one at a time, padded or not.
 
-One compiled model with dynamic shapes serves all of it. Contexts are chosen at the border of a piece of keys.
+One compiled model with dynamic shapes serves a test. Contexts are chosen at the border of a piece of keys.
 """
 
 from dataclasses import replace

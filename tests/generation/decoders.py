@@ -1,8 +1,11 @@
 """Tiny random decoders that disagree with themselves under stock torch, and prompts of unequal length."""
 
+import functools
+
 import torch
 import transformers as tf
 
+from bi_inductor import batch_invariant_mode
 from tests.zoo import ZOO
 from tests.zoo.case import VOCAB
 
@@ -24,6 +27,19 @@ def decoder(kind: str = "llama", window: int | None = None, layers: int = 1):
 
 def compiled(model, backend="batch_invariant"):
     model.forward = torch.compile(model.forward, backend=backend, dynamic=True)
+    return model
+
+
+def in_mode(model):
+    """Nothing is compiled: the same templates one by one."""
+    eager = model.forward
+
+    @functools.wraps(eager)
+    def forward(*args, **kwargs):
+        with batch_invariant_mode():
+            return eager(*args, **kwargs)
+
+    model.forward = forward
     return model
 
 

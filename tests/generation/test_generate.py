@@ -6,7 +6,7 @@ from transformers import StaticCache
 
 import bi_inductor
 from bi_inductor.generation import generate, left_pad
-from tests.generation.decoders import compiled, decoder, padded, prompts
+from tests.generation.decoders import compiled, decoder, in_mode, padded, prompts
 
 #: together they cross the CPU's split of 512 keys, in the prompt or while decoding
 LENGTHS = (508, 3, 530)
@@ -27,14 +27,19 @@ def answers(model, rows, side="left", **kwargs):
     return out.sequences[:, -NEW:], torch.stack(out.logits, 1)
 
 
-def rows_that_differ(model, side="left", **kwargs):
+def rows_that_differ(model, side="left", alone_by=None, seeds=None, **kwargs):
+    """Requests that ``model`` answers otherwise in a batch than alone.
+
+    ``alone_by``: another form of the model computes them alone, without ``kwargs``.
+    """
     rows = prompts(*LENGTHS)
-    seeds = kwargs.pop("seeds", None)
     tokens, logits = answers(model, rows, side, **kwargs, **({"seeds": seeds} if seeds else {}))
     different = []
     for i, row in enumerate(rows):
-        own = {"seeds": seeds[i : i + 1]} if seeds else {}
-        alone, alone_logits = answers(model, [row], side, **kwargs, **own)
+        own = {} if alone_by else dict(kwargs)
+        if seeds:
+            own["seeds"] = seeds[i : i + 1]
+        alone, alone_logits = answers(alone_by or model, [row], side, **own)
         if not (torch.equal(alone[0], tokens[i]) and torch.equal(alone_logits[0], logits[i])):
             different.append(i)
     return different
@@ -47,20 +52,27 @@ def test_padded_requests_equal_themselves_alone():
     certificate = bi_inductor.certificate()
     assert certificate.is_invariant
     assert "split_size=512" in certificate.graphs[0].plan, "no attention template ran"
-    # the same compiled graphs: padding on the right, seeds, a static cache
+    # the same compiled graphs: padding on the right, seeds
     assert rows_that_differ(model, side="right") == []
     assert rows_that_differ(model, seeds=[5, 6, 7], temperature=1.5, top_p=0.95) == []
+    assert len(bi_inductor.certificate().graphs) == len(certificate.graphs)
+    # what was compiled against the eager mode with another cache
     static = {"cache_implementation": "static", "disable_compile": True}
-    assert rows_that_differ(model, **static) == []
+    assert rows_that_differ(in_mode(decoder()), alone_by=model, **static) == []
 
 
-def test_stock_torch_fails_on_the_same_requests():
-    assert rows_that_differ(compiled(decoder(), backend="inductor")), "control too weak"
+def test_torch_kernels_fail_on_the_same_requests():
+    assert rows_that_differ(decoder()), "control too weak"
 
 
 def test_a_sliding_window_moves_no_split():
     # the window itself is longer than a split
-    assert rows_that_differ(compiled(decoder("mistral", window=520))) == []
+    def mistral():
+        return decoder("mistral", window=520)
+
+    model = compiled(mistral())
+    assert rows_that_differ(model, alone_by=in_mode(mistral())) == []
+    assert "split_size=512" in bi_inductor.certificate().graphs[0].plan, "no template ran"
 
 
 def test_holes_and_sides_of_padding_are_the_same_request():

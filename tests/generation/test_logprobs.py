@@ -10,7 +10,7 @@ from bi_inductor.direct import softmax
 from bi_inductor.generation import generate
 from bi_inductor.sampling import token_logprobs
 from bi_inductor.sampling.transformers import PerRequestSampling
-from tests.generation.decoders import compiled, decoder, prompts
+from tests.generation.decoders import decoder, in_mode, prompts
 
 NEW = 6
 #: prefilled in chunks of the engine's 256 tokens, and longer than one split
@@ -64,8 +64,15 @@ def distinct(answers):
     return len({(tuple(tokens), tuple(notes)) for tokens, notes in answers})
 
 
+@pytest.fixture(autouse=True)
+def _clean():
+    """No reset of Dynamo: the model of all tests keeps what it compiled."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def ours():
+    torch.compiler.reset()
     return serving.prepare(decoder())
 
 
@@ -77,7 +84,7 @@ def test_a_request_has_one_list_of_logprobs_and_they_are_those_of_generate_and_o
     assert [n.token for n in notes] == tokens
     assert all(n.logprob < 0 and len(n.top) == 3 for n in notes)
 
-    model, ids = compiled(decoder()), torch.tensor([PROMPT])
+    model, ids = in_mode(decoder()), torch.tensor([PROMPT])
     with torch.no_grad():
         out = generate(
             model, ids, seeds=[7], temperature=0.8, max_new_tokens=NEW, pad_token_id=0,

@@ -15,7 +15,7 @@ from bi_inductor import serving
 from bi_inductor.sampling import TokenLogprob, token_logprobs
 from examples.openai_format import Answer
 from examples.serve import Engine, make_server
-from tests.generation.decoders import compiled, decoder, prompts
+from tests.generation.decoders import decoder, in_mode, prompts
 
 
 class Numbers:
@@ -73,8 +73,15 @@ class Server:
         self.engine.close()
 
 
+@pytest.fixture(autouse=True)
+def _clean():
+    """No reset of Dynamo: the model of all tests keeps what it compiled."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def server():
+    torch.compiler.reset()
     made = Server(serving.prepare(decoder()))
     yield made
     made.close()
@@ -195,7 +202,7 @@ def test_a_request_has_one_list_of_logprobs_in_any_traffic_and_it_is_that_of_the
 
     tokens = [int(token) for token in alone["logprobs"]["tokens"]]
     with torch.no_grad():
-        model = compiled(decoder())
+        model = in_mode(decoder())
         text = torch.tensor([question + tokens])
         logits = model(input_ids=text, use_cache=False).logits[0, -6:-1]
     notes = token_logprobs(logits, torch.tensor(tokens), [3] * 5)

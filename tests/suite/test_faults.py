@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import signal
 import threading
 import time
@@ -73,19 +74,20 @@ def test_two_hundred_threads_share_one_compiled_model():
 def test_two_hundred_threads_over_models_that_are_compiled_at_the_same_time():
     """Nothing is compiled when they start: the first call of each model, and of each size, is one of theirs."""
     x = torch.randn(6, 40)
-    models = [Small().eval() for _ in range(3)]
+    models = [Small().eval() for _ in range(2)]
     shared = [torch.compile(m, backend="batch_invariant", dynamic=False) for m in models]
     found = {}
 
     def work(i):
         with torch.no_grad():
-            # some compile the same model once more, each for itself
-            ours = shared[i % 3] if i >= 6 else torch.compile(models[i % 3], backend="batch_invariant", dynamic=False)  # fmt: skip
+            at = i // 2 % 2
+            # two compile the same model once more, each for itself
+            ours = shared[at] if i >= 2 else torch.compile(models[at], backend="batch_invariant", dynamic=False)  # fmt: skip
             found[i] = ours(x.clone() if i % 2 else x[:1].clone())
 
     in_threads(200, work)
     for i in range(200):
-        expected = shared[i % 3](x.clone())
+        expected = shared[i // 2 % 2](x.clone())
         assert bits_equal(found[i], expected if i % 2 else expected[:1]), i
 
 
@@ -98,38 +100,71 @@ def test_a_thousand_runs_are_identical():
     assert len(hashes) == 1
 
 
-def test_two_processes_share_one_cache_folder(tmp_path):
-    folder = str(with_kernels(tmp_path))
-    both = [start(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=folder) for _ in range(2)]
-    first, second = map(finish, both)
-    assert first == second == run(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=folder)
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    """A cache folder that two processes filled at the same time, and what each printed."""
+    folder = with_kernels(tmp_path_factory.mktemp("shared"))
+    both = [start(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=str(folder)) for _ in range(2)]
+    return folder, [finish(process) for process in both]
 
 
-def test_a_library_cut_short_is_built_again(tmp_path):
+@pytest.fixture
+def expected(shared):
+    return shared[1][0]
+
+
+@pytest.fixture
+def filled(shared, tmp_path):
+    """A copy of what they left: this test may break it."""
+    return shutil.copytree(shared[0], tmp_path / "filled")
+
+
+def test_two_processes_share_one_cache_folder(shared):
+    """What a third finds there is the tests' below."""
+    _, (first, second) = shared
+    assert first == second
+
+
+def test_a_library_cut_short_is_built_again(filled, expected):
     """A killed compiler leaves half a library under its final name: of a kernel, or of a probe for AVX."""
-    folder = with_kernels(tmp_path)
-    first = run(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=str(folder))
-    libraries = [p for p in folder.rglob("*.so") if p.parent.name != "bi_inductor"]
+    libraries = [p for p in filled.rglob("*.so") if p.parent.name != "bi_inductor"]
     whole = {library: library.read_bytes() for library in libraries}
     assert whole, "Inductor compiled nothing"
     for at, library in enumerate(libraries):
         library.write_bytes(whole[library][: 0 if at == 0 else len(whole[library]) // 2])
-    assert run(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=str(folder)) == first
+    assert run(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=str(filled)) == expected
     for library, content in whole.items():
-        # a probe that was not needed again is gone; none is cut
-        assert not library.exists() or library.stat().st_size == len(content)
+        # a probe that was not needed again is gone; none is cut. The path of the folder is in it
+        assert not library.exists() or abs(library.stat().st_size - len(content)) < 500
 
 
-def test_a_killed_compile_does_not_poison_the_cache(tmp_path):
+#: a limit on the size of files stands for the disk
+_FULL = """
+import resource, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+"""
+
+
+def test_a_full_disk_and_then_a_killed_compile_do_not_poison_the_cache(tmp_path, expected):
+    """The first names the disk, the second dies while a kernel is compiled; a third works in the same folder."""
     folder = with_kernels(tmp_path)
-    for seconds in (4, 8):
-        process = start(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=str(folder))
-        time.sleep(seconds)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    fresh = with_kernels(tmp_path / "fresh")
-    again = run(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=str(folder))
-    assert again == run(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=str(fresh))
+    process = start(_FULL + _SOFTMAX, TORCHINDUCTOR_CACHE_DIR=str(folder))
+    out, err = process.communicate(timeout=300)
+    if process.returncode == 0:
+        assert out == expected
+    else:
+        assert "set TORCHINDUCTOR_CACHE_DIR" in err, err[-2000:]
+
+    killed = start(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=str(folder))
+    while not any(folder.rglob("*.main.cpp")):
+        assert killed.poll() is None, "it ended before it compiled a kernel"
+        time.sleep(0.02)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+
+    assert run(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=str(folder)) == expected
 
 
 def test_a_cache_folder_that_is_a_file_is_named(tmp_path):
@@ -155,36 +190,22 @@ def unprivileged(code, folder):
     return start(code, CODE=code, PRIVILEGED="yes", TORCHINDUCTOR_CACHE_DIR=str(folder))
 
 
-def test_a_read_only_cache_folder_serves_what_is_in_it_and_is_named_for_what_is_not(tmp_path):
-    folder = with_kernels(tmp_path)
-    expected = run(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=str(folder))
-    folders = [folder, *(p for p in folder.rglob("*") if p.is_dir())]
+def test_a_read_only_cache_folder_serves_what_is_in_it_and_is_named_for_what_is_not(
+    filled, expected
+):
+    folders = [filled, *(p for p in filled.rglob("*") if p.is_dir())]
     for each in folders:
         each.chmod(0o555)
     try:
-        assert finish(unprivileged(_SOFTMAX, folder)) == expected
-        other = unprivileged(_SOFTMAX.replace("x * 3", "x * 5"), folder)
-        _, err = other.communicate(timeout=300)
+        process = unprivileged(_SOFTMAX + _SOFTMAX.replace("x * 3", "x * 5"), filled)
+        out, err = process.communicate(timeout=300)
     finally:
         for each in folders:
             each.chmod(0o755)
-    assert other.returncode != 0
+    assert out == expected, err[-2000:]
+    assert process.returncode != 0
     assert "CacheFolderError" in err
     assert "set TORCHINDUCTOR_CACHE_DIR" in err
-
-
-def test_a_full_disk_is_named_and_leaves_no_damage(tmp_path):
-    """A limit on the size of files stands for the disk; the same folder works once there is room."""
-    folder = with_kernels(tmp_path)
-    limited = (
-        "import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))\n" + _SOFTMAX
-    )
-    process = start(limited, TORCHINDUCTOR_CACHE_DIR=str(folder))
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 0 or "set TORCHINDUCTOR_CACHE_DIR" in err, err[-2000:]
-    expected = run(_SOFTMAX, TORCHINDUCTOR_CACHE_DIR=str(folder))
-    assert process.returncode != 0 or out == expected
 
 
 @torch.no_grad()

@@ -48,3 +48,13 @@ def _clean():
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(name="one_library")
+def _one_library():
+    """For tests that compile much and whose subject is not how Inductor builds its files."""
+    # not above: it imports Inductor, which some tests prepare first
+    from tests.one_library import one_library
+
+    with one_library():
+        yield

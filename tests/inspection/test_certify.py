@@ -17,6 +17,8 @@ from bi_inductor.inspection.certify_report import JSON_SCHEMA, load
 from bi_inductor.inspection.diff_samples import Samples
 from tests.generation.decoders import decoder
 
+pytestmark = pytest.mark.usefixtures("one_library")
+
 ENCODER = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48}
 
 

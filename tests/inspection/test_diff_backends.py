@@ -12,6 +12,8 @@ from tests.inspection.planted import planted
 from tests.zoo import ZOO
 from tests.zoo.case import build, tokens
 
+pytestmark = pytest.mark.usefixtures("one_library")
+
 
 class Small(nn.Module):
     """Two products with a norm between them; the second input of the batch is a mask of integers."""

@@ -12,6 +12,8 @@ from bi_inductor.errors import InspectionError
 from bi_inductor.inspection.diff_report import JSON_SCHEMA
 from tests.inspection.planted import Graph, planted
 
+pytestmark = pytest.mark.usefixtures("one_library")
+
 
 @pytest.mark.parametrize("seed", range(20))
 def test_planted_faults_are_found_at_their_nodes_and_nowhere_else(seed):

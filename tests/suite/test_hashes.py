@@ -6,7 +6,8 @@ from tests.suite import hashes
 from tests.suite.processes import run
 
 
-def test_another_process_gives_the_same_bits_and_so_does_the_kept_table(device):
+def test_another_process_gives_the_same_bits_and_so_does_the_kept_table(device, one_library):
+    """The other process builds a library for each kernel, as users have it."""
     here = hashes.hashes(device)
     there = run(
         f"import json\nfrom tests.suite.hashes import hashes\nprint(json.dumps(hashes({device!r})))",

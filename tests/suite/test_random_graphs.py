@@ -16,6 +16,8 @@ from bi_inductor.testing.plugin import note
 from tests.rows import bits_equal
 from tests.suite.random_graphs import graphs, laid_out, run, samples_of, smaller
 
+pytestmark = pytest.mark.usefixtures("one_library")
+
 #: 10 x 20 graphs in `make test`, 500 x 20 in `make test-all`
 BUNDLE, BUNDLES, MANY_BUNDLES = 20, 10, 500
 BATCH = 5

@@ -39,6 +39,7 @@ def assert_batch_invariant(
     data: str | None = None,
     seed: int = 0,
     inside_mode: bool = False,
+    alone_in_mode: bool = False,
     explain: bool = True,
 ) -> Report:
     """Compare each sample alone with the same sample in batches, by bits, along every axis.
@@ -58,6 +59,8 @@ def assert_batch_invariant(
         data: ``"normal"``, ``"wide"`` or ``"cancelling"`` replaces the floating inputs; see ``testing.data``.
         seed: of the inputs and of the noise.
         inside_mode: call it inside ``batch_invariant_mode``, which takes the code at graph breaks as well.
+        alone_in_mode: compute a sample alone in ``batch_invariant_mode`` instead of compiled code. Compiles one
+            graph less, and holds that mode to compiled code at the same time.
         explain: look for the op with ``bi_inductor.diff`` when bits differ.
 
     Returns:
@@ -71,7 +74,7 @@ def assert_batch_invariant(
     report = examine(
         model_or_fn, make_inputs, axes=axes, batch_sizes=batch_sizes, dtypes=dtypes, devices=devices,
         backend=backend, options=options, dynamic=dynamic, data=data, seed=seed,
-        inside_mode=inside_mode, explain=explain,
+        inside_mode=inside_mode, alone_in_mode=alone_in_mode, explain=explain,
     )  # fmt: skip
     if not report.passed:
         raise BatchVariantError(report)
@@ -117,10 +120,11 @@ def examine(
     data: str | None = None,
     seed: int = 0,
     inside_mode: bool = False,
+    alone_in_mode: bool = False,
     explain: bool = True,
 ) -> Report:
     """Return the report of ``assert_batch_invariant`` without raising on a difference."""
-    _check_arguments(axes, batch_sizes, devices, data, backend)
+    _check_arguments(axes, batch_sizes, devices, data, backend, alone_in_mode)
     cells: list[Cell] = []
     culprit = ""
     for device, dtype in product(devices, dtypes or (None,)):
@@ -134,6 +138,7 @@ def examine(
             batch_sizes=tuple(batch_sizes),
             generator=torch.Generator().manual_seed(seed),
             inside_mode=inside_mode,
+            alone_in_mode=alone_in_mode,
         )
         name = str(dtype or _dtype_of(subject)).removeprefix("torch.")
         found = [_cell(axis, subject, name, device) for axis in axes]
@@ -149,13 +154,14 @@ def _check_arguments(
     devices: Sequence[str],
     data: str | None,
     backend: str,
+    alone_in_mode: bool,
 ) -> None:
     for axis in axes:
         if axis not in AXES:
             raise ValueError(f"unknown axis {axis!r}; known are {', '.join(AXES)}")
-    if "eager" in axes and backend != "batch_invariant":
+    if ("eager" in axes or alone_in_mode) and backend != "batch_invariant":
         raise ValueError(
-            "the axis eager compares with batch_invariant_mode, and wants backend='batch_invariant'; "
+            "what compares with batch_invariant_mode wants backend='batch_invariant'; "
             f"got {backend!r}"
         )
     if data is not None and data not in DATA:

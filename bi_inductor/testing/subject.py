@@ -31,6 +31,7 @@ class Subject:
 
     ``samples``: tensors with the batch on dimension 0; ``names``: their keywords, or None for positions.
     ``inside_mode``: it is called inside ``batch_invariant_mode``, for what Dynamo leaves out of its graphs.
+    ``alone_in_mode``: one sample alone is computed in that mode, uncompiled.
     """
 
     model: Model
@@ -42,6 +43,7 @@ class Subject:
     batch_sizes: tuple[int, ...]
     generator: torch.Generator
     inside_mode: bool = False
+    alone_in_mode: bool = False
     _fn: Model | None = None
     _alone: dict[int, list[Tensor]] = field(default_factory=dict)
 
@@ -95,5 +97,10 @@ class Subject:
     def alone(self, row: int) -> list[Tensor]:
         """Return the outputs of one sample by itself."""
         if row not in self._alone:
-            self._alone[row] = self.call(self.take([row]))
+            inputs = self.take([row])
+            if self.alone_in_mode:
+                with batch_invariant_mode():
+                    self._alone[row] = self.call(inputs, self.model)
+            else:
+                self._alone[row] = self.call(inputs)
         return self._alone[row]

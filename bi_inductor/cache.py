@@ -29,6 +29,13 @@ def cache_dir() -> Path:
 _NOT_WRITABLE = frozenset(
     {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOTDIR}
 )
+#: the same from g++, in the words of the C library
+_SAID = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "File too large",
+    "Read-only file system",
+)
 
 
 @contextlib.contextmanager
@@ -43,13 +50,23 @@ def writable() -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = _torch.root_cause(error)
-        if not isinstance(cause, OSError) or cause.errno not in _NOT_WRITABLE:
+        cause = _why_not_written(_torch.root_cause(error))
+        if cause is None:
             raise
         raise CacheFolderError(
             f"compiled code cannot be written: {cause}. The cache is in {_torch.inductor_cache_dir()} and "
             f"{cache_dir()}; set TORCHINDUCTOR_CACHE_DIR to a folder that this process may write, with some room"
         ) from error
+
+
+def _why_not_written(cause: BaseException) -> str | None:
+    if isinstance(cause, OSError):
+        return str(cause) if cause.errno in _NOT_WRITABLE else None
+    # a compiler that failed, with what it printed
+    printed = getattr(cause, "output", None) or ""
+    text = printed.decode(errors="replace") if isinstance(printed, bytes) else str(printed)
+    lines = (line for line in text.splitlines() if any(said in line for said in _SAID))
+    return next(lines, None)
 
 
 @functools.cache

@@ -2,12 +2,16 @@
 
 import fcntl
 import logging
+import re
+import subprocess
 import sysconfig
 from pathlib import Path
 
 import pytest
+from torch._inductor.exc import CppCompileError
 
 from bi_inductor import _torch, cache
+from bi_inductor.errors import CacheFolderError
 
 
 @pytest.fixture
@@ -46,3 +50,19 @@ def test_a_library_that_is_being_built_is_left_alone(folder, whole):
         fcntl.flock(held, fcntl.LOCK_EX)
         assert cache.remove_unfinished_libraries() == []
     assert cut.exists()
+
+
+@pytest.mark.parametrize(
+    "printed",
+    ["g++: fatal error: error writing to /x.s: No space left on device", "x: File too large"],
+)
+def test_a_compiler_that_finds_no_room_names_the_folder(folder, printed):
+    failed = subprocess.CalledProcessError(1, ["g++"], f"in file x.cpp\n{printed}\n".encode())
+    named = rf"{re.escape(printed)}.*TORCHINDUCTOR_CACHE_DIR"
+    with pytest.raises(CacheFolderError, match=named), cache.writable():
+        raise CppCompileError(["g++"], failed.output) from failed
+
+
+def test_a_compiler_that_finds_a_fault_is_left_alone(folder):
+    with pytest.raises(CppCompileError), cache.writable():
+        raise CppCompileError(["g++"], "error: expected ';'")

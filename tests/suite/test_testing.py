@@ -80,6 +80,14 @@ def test_the_eager_axis_finds_what_differs_inside_the_mode():
         check(follows_the_mode, axes=("eager",), backend="batch_invariant")
 
 
+def test_a_sample_alone_may_be_computed_inside_the_mode():
+    given = {"axes": ("batch",), "batch_sizes": (5,), "backend": "batch_invariant"}
+    cell = check(Scaled(), alone_in_mode=True, **given).cells[0]
+    assert (cell.compared, cell.passed) == (5, True)
+    with pytest.raises(testing.BatchVariantError, match=r"row 4 of output 0, batch size 5: .* ulp"):
+        check(follows_the_mode, alone_in_mode=True, **given)
+
+
 @torch.compiler.disable
 def outside(x, weight):
     return x @ weight
@@ -208,6 +216,7 @@ def test_the_order_of_a_sum_shows_in_the_data(name, dtype):
         ({"data": "tame"}, "unknown data 'tame'"),
         ({"batch_sizes": (1,)}, "one of them 2 or more"),
         ({"axes": ("eager",)}, "wants backend='batch_invariant'; got 'eager'"),
+        ({"alone_in_mode": True}, "wants backend='batch_invariant'; got 'eager'"),
     ],
 )
 def test_a_wrong_argument_is_named(kwargs, text):

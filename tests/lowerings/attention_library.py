@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-import bi_inductor.ops  # noqa: F401  (defines the schema)
+from lowerings.cpu import build
 
 CSRC = Path(__file__).parents[2] / "lowerings" / "cpu" / "csrc"
 REFERENCE = Path(__file__).with_name("attention_reference.cpp")
@@ -38,9 +38,6 @@ MASK_TYPES = {
     torch.float16: 4,
     torch.float64: 5,
 }
-REGISTRATION = """#include "bindings/attention.h"
-TORCH_LIBRARY_IMPL(bi_inductor, CPU, m) { bi::torch_bindings::register_attention(m); }
-"""
 
 Strides = ctypes.c_int64 * 3
 
@@ -73,7 +70,7 @@ def host_isas() -> list[str]:
 
 
 def _folder() -> Path:
-    key = hashlib.sha256(repr((torch.__version__, FLAGS, ISAS, REGISTRATION)).encode())
+    key = hashlib.sha256(repr((torch.__version__, FLAGS, ISAS)).encode())
     for source in (REFERENCE, *sorted(CSRC.rglob("attention*"))):
         key.update(source.read_bytes())
     folder = Path(tempfile.gettempdir()) / f"bi_inductor_attention_{key.hexdigest()[:16]}"
@@ -101,17 +98,8 @@ def library(isa: str) -> ctypes.CDLL:
 
 
 def load() -> None:
-    """Register ``torch.ops.bi_inductor.attention`` for the CPU unless somebody has."""
-    if torch._C._dispatch_has_kernel_for_dispatch_key("bi_inductor::attention", "CPU"):
-        return
-    root = Path(torch.__file__).parent
-    includes = [f"-isystem{root}/include", f"-isystem{root}/include/torch/csrc/api/include"]
-    source = _folder() / "registration.cpp"
-    source.write_text(REGISTRATION)
-    binding = _built("registration.o", "-O1", *includes, "-c", source)
-    links = [f"-L{root}/lib", "-ltorch_cpu", "-lc10", "-ltorch"]
-    objects = (binding, _kernel(host_isas()[0]))
-    torch.ops.load_library(str(_built("op.so", "-shared", *objects, *links)))
+    """Register ``torch.ops.bi_inductor.attention`` for the CPU: the product's own library."""
+    build.load()
 
 
 def attend_with(isa, q, k, v, mask=None, *, is_causal=False, threads=1):

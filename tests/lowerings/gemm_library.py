@@ -1,4 +1,4 @@
-"""Builds the matmul kernels: the torch ops for this host, and a plain C library for each instruction set."""
+"""Builds the matmul kernels as a plain C library for each instruction set; the torch ops are the product's own."""
 
 import ctypes
 import functools
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-import bi_inductor.ops  # noqa: F401  (defines the schemas)
+from lowerings.cpu import build
 
 CSRC = Path(__file__).parents[2] / "lowerings" / "cpu" / "csrc"
 FLAGS = ["-O3", "-std=c++20", "-fPIC", "-fopenmp", "-ffp-contract=off", "-fno-math-errno",
@@ -22,14 +22,6 @@ ISAS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c", "-DBI_ISA_AVX2"],
     "portable": ["-DBI_ISA_PORTABLE"],
 }
-REGISTRATION = """
-#include "bindings/conv.h"
-#include "bindings/gemm.h"
-TORCH_LIBRARY_IMPL(bi_inductor, CPU, m) {
-  bi::torch_bindings::register_gemm(m);
-  bi::torch_bindings::register_conv(m);
-}
-"""
 PLAIN = """
 #include "conv.h"
 #include "gemm.h"
@@ -73,53 +65,38 @@ def host_isas() -> list[str]:
     return [*isas, "portable"]
 
 
-def _build(
-    name: str, isa: str, main: str, families: tuple[str, ...], extra: list[str], link: list[str]
-) -> Path:
-    key = hashlib.sha256("".join((torch.__version__, main, *FLAGS, *ISAS[isa])).encode())
+def _build(isa: str) -> Path:
+    key = hashlib.sha256("".join((torch.__version__, PLAIN, *FLAGS, *ISAS[isa])).encode())
     parts = ("gemm", "conv", "simd", "half", "parallel")
     for source in sorted(p for p in CSRC.rglob("*") if p.name.split(".")[0].startswith(parts)):
         key.update(source.read_bytes())
-    folder = Path(tempfile.gettempdir()) / f"bi_inductor_{name}_{isa}_{key.hexdigest()[:16]}"
-    path = folder / f"{name}.so"
+    folder = Path(tempfile.gettempdir()) / f"bi_inductor_gemm_{isa}_{key.hexdigest()[:16]}"
+    path = folder / "gemm.so"
     if path.exists():
         return path
     folder.mkdir(exist_ok=True)
-    (folder / "main.cpp").write_text(main)
+    main = folder / "main.cpp"
+    main.write_text(PLAIN)
     objects = []
-    for source in (*(CSRC / f"{family}.cpp" for family in families), folder / "main.cpp"):
+    for source in (*sorted(CSRC.glob("gemm*.cpp")), *sorted(CSRC.glob("conv*.cpp")), main):
         objects.append(folder / f"{source.stem}.{os.getpid()}.o")
-        flags = [*extra, "-O1"] if source.stem == "main" else []
-        command = ["g++", *FLAGS, *ISAS[isa], *flags, f"-I{CSRC}", "-c", source, "-o", objects[-1]]
+        command = ["g++", *FLAGS, *ISAS[isa], f"-I{CSRC}", "-c", source, "-o", objects[-1]]
         subprocess.run(command, check=True)
-    partial = folder / f"{name}.{os.getpid()}.so"
-    subprocess.run(["g++", "-shared", "-fopenmp", *objects, *link, "-o", partial], check=True)
+    partial = folder / f"gemm.{os.getpid()}.so"
+    subprocess.run(["g++", "-shared", "-fopenmp", *objects, "-o", partial], check=True)
     partial.rename(path)
     return path
 
 
 def load() -> None:
-    """Registers mm, bmm, grouped_mm and convolution for the fastest instruction set here."""
-    if torch._C._dispatch_has_kernel_for_dispatch_key("bi_inductor::mm", "CPU"):
-        return
-    root = Path(torch.__file__).parent
-    include = [f"-isystem{root}/include", f"-isystem{root}/include/torch/csrc/api/include"]
-    link = [f"-L{root}/lib", "-ltorch_cpu", "-lc10", "-ltorch"]
-    families = tuple(
-        sorted(p.stem for p in CSRC.glob("*.cpp") if p.stem.startswith(("gemm", "conv")))
-    )
-    torch.ops.load_library(
-        str(_build("gemm_ops", host_isas()[0], REGISTRATION, families, include, link))
-    )
+    """Registers mm, bmm, grouped_mm and convolution: the product's own library."""
+    build.load()
 
 
 @functools.cache
 def plain(isa: str) -> ctypes.CDLL:
     """The kernels of one instruction set, without torch."""
-    families = tuple(
-        sorted(p.stem for p in CSRC.glob("*.cpp") if p.stem.startswith(("gemm", "conv")))
-    )
-    return ctypes.CDLL(str(_build("gemm_plain", isa, PLAIN, families, [], [])))
+    return ctypes.CDLL(str(_build(isa)))
 
 
 def mm_of_isa(

@@ -1,4 +1,4 @@
-"""Prints one hash per row op and dtype, computed with the instruction set named on the command line."""
+"""Prints one hash per row op and dtype, by the instruction set on the command line or the product's library."""
 
 import hashlib
 import math
@@ -8,7 +8,7 @@ import torch
 from rows_data import FLOATS, normals
 from rows_library import load
 
-load(sys.argv[1])
+load(*sys.argv[1:])
 OPS = torch.ops.bi_inductor
 
 

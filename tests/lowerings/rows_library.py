@@ -1,4 +1,4 @@
-"""Builds the row kernels for one instruction set and loads them under ``torch.ops.bi_inductor``."""
+"""Builds the row kernels for another instruction set than the product's, and loads them under ``torch.ops.bi_inductor``."""
 
 import functools
 import hashlib
@@ -12,12 +12,14 @@ from pathlib import Path
 import torch
 
 import bi_inductor.ops  # noqa: F401  (defines the schemas)
+from lowerings.cpu import build
 
 CSRC = Path(__file__).parents[2] / "lowerings" / "cpu" / "csrc"
 FAMILIES = ("reduction", "reduction_integers", "softmax", "norm", "scan", "scatter",
             "embedding_bag", "pool", "topk")  # fmt: skip
 BINDINGS = ("reduction", "norm", "scan", "scatter", "pool")
-FLAGS = ["-O3", "-std=c++20", "-fPIC", "-fopenmp", "-ffp-contract=off", "-fno-math-errno",
+# no level of optimisation changes a bit, and this one compiles fastest; the product's library has -O3
+FLAGS = ["-O1", "-std=c++20", "-fPIC", "-fopenmp", "-ffp-contract=off", "-fno-math-errno",
          "-fsigned-zeros"]  # fmt: skip
 ISAS = {
     "avx512": ["-march=native", "-DBI_ISA_AVX512"],
@@ -50,7 +52,7 @@ def _compile(folder: Path, isa: str) -> Iterator[Path]:
     main.write_text(_registration())
     for source in [*(CSRC / f"{name}.cpp" for name in FAMILIES), main]:
         target = folder / f"{source.stem}.o"
-        extra = [*includes, "-O1"] if source == main else []
+        extra = includes if source == main else []
         subprocess.run(
             ["g++", *FLAGS, *extra, *ISAS[isa], f"-I{CSRC}", "-c", source, "-o", target], check=True
         )
@@ -79,6 +81,8 @@ def library(isa: str) -> Path:
 
 
 def load(isa: str | None = None) -> None:
-    """Registers the kernels of ``isa`` (default: the fastest here) unless some are registered."""
-    if not torch._C._dispatch_has_kernel_for_dispatch_key("bi_inductor::reduction", "CPU"):
-        torch.ops.load_library(str(library(isa or host_isas()[0])))
+    """Registers the kernels of ``isa``, or the product's own library."""
+    if isa is None:
+        build.load()
+    else:
+        torch.ops.load_library(str(library(isa)))

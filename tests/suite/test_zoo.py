@@ -92,7 +92,8 @@ def test_results_are_as_accurate_as_stock(name, device):
     assert (ours - exact).abs().max() <= budget
 
 
-@pytest.mark.parametrize("name", ["llama", "mamba"])
+# Mamba's scan with symbolic lengths compiles for minutes
+@pytest.mark.parametrize("name", ["llama", pytest.param("mamba", marks=pytest.mark.thorough)])
 def test_a_causal_model_gives_a_token_the_same_bits_at_every_length(name, batch_invariant):
     batch_invariant(build(ZOO[name]), _long, axes=("length",), batch_sizes=(1, 2), dynamic=True)
     templates_ran()

@@ -1,4 +1,4 @@
-"""The C++ kernels of a graph in one library: the same text and flags, a tenth of the compiler's time.
+"""The C++ kernels of a graph in one library: the same text and flags, a third of the time (llama: 98 s, 33 s).
 
 Inductor runs g++ once for each kernel, and most of each run instantiates the templates of its headers.
 """

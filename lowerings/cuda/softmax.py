@@ -36,50 +36,51 @@ def softmax(
 
 
 def _long(x: Tensor, out: Tensor, view: Rows, log: bool) -> None:
-    """Contiguous rows longer than LANES: in parts where rows are few, the longest in shared memory, or one a program."""
-    numbers = (view.rows, view.extent)
+    """Contiguous rows longer than LANES: in parts where rows are few, else one a program, in shared memory or not."""
     parts = schedules.softmax_parts(view.rows, view.extent)
-    shared = {"LANES": LANES, "enable_fp_fusion": False, **overlap(out.get_device())}
-    held = 0
-    if parts == 1 and x.is_cuda and x.data_ptr() % 16 == 0:
-        held = schedules.softmax_held(
-            *numbers,
-            LANES,
-            x.element_size(),
-            sms=schedules.multiprocessors(x.device),
-            shared=schedules.shared_memory(x.device),
-        )
-    if held:
-        launch(
-            softmax_shared,
-            (min(view.rows, schedules.multiprocessors(x.device)),),
-            (x, out),
-            numbers,
-            LOG_OUT=log,
-            LOG=LANES.bit_length() - 1,
-            HELD=held,
-            WAITS=3,
-            num_warps=32,
-            **shared,
-        )
+    if parts > 1:
+        _in_parts(x, out, view, log, parts)
         return
-    if parts == 1:
-        launch(
-            kernels.softmax_long,
-            (view.rows,),
-            (x, out),
-            numbers,
-            LOG_OUT=log,
-            LOG=LANES.bit_length() - 1,
-            UNROLL=4,
-            num_warps=32,
-            **shared,
-        )
-        return
-    # lanes side by side: each program owns a subtree
+    kernel, count, settings = kernels.softmax_long, view.rows, {"UNROLL": 4}
+    if held := _held(x, view):
+        kernel, settings = softmax_shared, {"HELD": held, "WAITS": 3}
+        count = min(view.rows, schedules.multiprocessors(x.device))
+    launch(
+        kernel,
+        (count,),
+        (x, out),
+        (view.rows, view.extent),
+        LOG_OUT=log,
+        LANES=LANES,
+        LOG=LANES.bit_length() - 1,
+        **settings,
+        num_warps=32,
+        enable_fp_fusion=False,
+        **overlap(out.get_device()),
+    )
+
+
+def _held(x: Tensor, view: Rows) -> int:
+    """Steps of a row that wait in shared memory; none in Triton's interpreter, which knows no Gluon."""
+    if not x.is_cuda or x.data_ptr() % 16:
+        return 0
+    return schedules.softmax_held(
+        view.rows,
+        view.extent,
+        LANES,
+        x.element_size(),
+        sms=schedules.multiprocessors(x.device),
+        shared=schedules.shared_memory(x.device),
+    )
+
+
+def _in_parts(x: Tensor, out: Tensor, view: Rows, log: bool, parts: int) -> None:
+    """Lanes side by side: each program owns a subtree."""
+    numbers = (view.rows, view.extent)
+    shared = {"enable_fp_fusion": False, **overlap(out.get_device())}
     width = LANES // parts
     tops, sums = x.new_empty((2, view.rows, parts), dtype=torch.float32)
-    wide = {"PARTS": parts, "WIDTH": width, "UNROLL": 16, "num_warps": 1, **shared}
+    wide = {"LANES": LANES, "PARTS": parts, "WIDTH": width, "UNROLL": 16, "num_warps": 1, **shared}
     grid = (view.rows, parts)
     launch(kernels.top_part, grid, (x, tops), numbers, **wide)
     launch(kernels.exp_part, grid, (x, tops, sums), numbers, LOG=width.bit_length() - 1, **wide)
@@ -93,6 +94,5 @@ def _long(x: Tensor, out: Tensor, view: Rows, log: bool) -> None:
         LOG=parts.bit_length() - 1,
         BLOCK=_BLOCK,
         num_warps=4,
-        **overlap(out.get_device()),
-        enable_fp_fusion=False,
+        **shared,
     )

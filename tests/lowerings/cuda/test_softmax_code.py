@@ -62,7 +62,7 @@ def test_a_row_is_copied_while_another_is_written(
     assert compiled.metadata.shared <= SHARED
     ptx = compiled.asm["ptx"]
     assert re.search(r"cp\.async\.c[ag]\.shared\.global \[[^\]]*\], \[[^\]]*\], 0x(8|10)", ptx)
-    spilled, registers = machine_code(ptx, tmp_path)
+    code = machine_code(ptx, tmp_path)
     # 32 warps have 64 registers a thread
-    assert spilled == 0
-    assert registers <= 64
+    assert code.spilled == 0
+    assert code.registers <= 64

@@ -126,23 +126,30 @@ class InputBatch:
     sources: tuple[_torch.InputSource, ...]
     option: tuple[tuple[str, int | None], ...]
 
+    def sources_of(self, graph: Graph) -> list[_torch.InputSource]:
+        """Where each placeholder of AOTAutograd's ``graph`` came from, tangents left out.
+
+        Placeholders are not the Dynamo graph's inputs one by one: see ``_torch.input_index``.
+        """
+        placeholders = [n for n in graph.find_nodes(op="placeholder") if not is_tangent(n)]
+        found = [(n, _torch.input_index(n)) for n in placeholders]
+        return [
+            _torch.InputSource(n.name, True, ()) if i is None else self.sources[i] for n, i in found
+        ]
+
     def spec(self, graph: Graph) -> BatchSpec:
-        """The batch dims of the placeholders of ``graph``; parameters lifted in front have none."""
+        """The batch dims of the placeholders of ``graph``; what AOTAutograd added has none."""
         values = [
             n.meta.get("val") for n in graph.find_nodes(op="placeholder") if not is_tangent(n)
         ]
-        lifted = max(len(values) - len(self.sources), 0)
-        sources = (_LIFTED,) * lifted + self.sources
+        sources = self.sources_of(graph)
         return infer_batch_spec(
             values,
-            is_param=[s.is_state for s in sources[: len(values)]],
+            is_param=[s.is_state for s in sources],
             marked={i: s.marked for i, s in enumerate(sources) if s.marked},
-            named=[s.name for s in sources[: len(values)]],
+            named=[s.name for s in sources],
             option=dict(self.option),
         )
-
-
-_LIFTED = _torch.InputSource("", True, ())
 
 
 def batch_of_inputs(gm: GraphModule, options: Options) -> InputBatch:

@@ -44,6 +44,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.nn.attention.flex_attention import _vmap_for_bhqkv as vmap_for_bhqkv
@@ -56,6 +57,7 @@ from bi_inductor.errors import BatchInvariantError, UnsupportedTorchError
 __all__ = [
     "BATCH_MARK",
     "OWN_CALL",
+    "TRACED",
     "CustomGraphPass",
     "FakeTensorMode",
     "InputSource",
@@ -68,6 +70,7 @@ __all__ = [
     "compile_fx",
     "core_aten_decompositions",
     "describe_fused_layers",
+    "dispatches",
     "fake_like",
     "fake_on",
     "fake_vector",
@@ -106,6 +109,8 @@ __all__ = [
 SUPPORTED = ((2, 11), (2, 14))
 #: the reason given to ``torch.compiler.disable`` for code that calls our templates itself
 OWN_CALL = "bi_inductor runs its own templates here"
+#: tensors that a compiler traces with
+TRACED = (FakeTensor, FunctionalTensor)
 _NO_LIMIT = 1 << 30
 
 
@@ -384,6 +389,12 @@ def has_fake(*args: Any) -> bool:
 def top_dispatch_mode() -> object:
     """The mode that meets an op of this thread first, or None."""
     return _get_current_dispatch_mode()
+
+
+def dispatches(kind: type) -> bool:
+    """Whether a tensor subclass says itself what an op on it is; ``nn.Parameter`` does not."""
+    own = getattr(kind, "__torch_dispatch__", None)
+    return own is not None and own is not torch._C._disabled_torch_dispatch_impl
 
 
 def in_backward() -> bool:

@@ -219,10 +219,15 @@ def _over_dim(call: Call) -> tuple[Extent, ...]:
     return _extents(call, (call.dim("dim"),))
 
 
+def _is_exact(dtype: torch.dtype) -> bool:
+    """Whether sums of this type are exact in any order: integers and bools; complex numbers are two floats."""
+    return not (dtype.is_floating_point or dtype.is_complex)
+
+
 def _matmul(call: Call) -> Template | None:
     name = _name(call)
-    if not call.dtype.is_floating_point:
-        return None  # integer sums are exact in any order
+    if _is_exact(call.dtype):
+        return None
     return t.Matmul(batched="bmm" in name, bias=name.startswith(("add", "badd")))
 
 
@@ -336,13 +341,13 @@ def _rules_table() -> dict[OpOverload, Rule]:
 
 def _scatter(call: Call) -> Template | None:
     """Integers are exact in any order; so are comparisons."""
-    if not call.dtype.is_floating_point or call.get("reduce") in ("amax", "amin"):
+    if _is_exact(call.dtype) or call.get("reduce") in ("amax", "amin"):
         return None
     return t.Scatter(kind="index_add" if _name(call) == "index_add" else "scatter_add")
 
 
 def _index_put(call: Call) -> Template | None:
-    adds = bool(call.get("accumulate")) and call.dtype.is_floating_point
+    adds = bool(call.get("accumulate")) and not _is_exact(call.dtype)
     return t.Scatter(kind="index_put_add") if adds else None
 
 

@@ -270,8 +270,9 @@ def audit(source: str) -> None:
         name = match.group(1) or match.group(2) or match.group(4)
         if name not in ALLOWED_EXTERN:
             raise LoweringError(
-                f"the generated code calls the library kernel {name!r}, whose result may follow the batch. "
-                "This is a fault of bi_inductor: please report it with the model; "
+                f"the generated code calls the library kernel {name!r}, whose result may follow the batch: Inductor "
+                "has no code of its own for this op with these dtypes. Compute it from other ops (complex numbers as "
+                "pairs of real ones), or keep it out of the graph with torch.compiler.disable; "
                 'options={"on_variant": "warn"} does not relax it'
             )
 

@@ -455,8 +455,29 @@ def _rule_of(target: OpOverload) -> Rule | None:
     return found
 
 
+#: Arguments that are numbers or places, not sizes of the result: what they say goes into every value.
+_NUMBERS = (
+    "alpha", "beta", "correction", "end", "eps", "fill_value", "index", "k", "ord", "s", "start", "step", "value"
+)  # fmt: skip
+#: Reading to the end of a dim that the batch made long is reading all of it; so is counting up to its size.
+_MAY_END_AT_BATCH = frozenset({*_aten("slice.Tensor slice_scatter arange"), *_prims("iota")})
+
+
+def _refuse_batch_size(call: Call) -> None:
+    """Raise Coupled if an op computes with the size of the batch: its result would follow it in every sample."""
+    for name in _NUMBERS:
+        if name == "end" and call.node.target in _MAY_END_AT_BATCH:
+            continue
+        if call.flow.is_batch_size(call.get(name)):
+            raise Coupled(
+                f"computes with the size of the batch ({name})",
+                "use a number that does not follow the batch",
+            )
+
+
 def _judged(call: Call, transfer: Transfer, rule: Rule | None) -> Judgement:
     try:
+        _refuse_batch_size(call)
         result = transfer(call)
         if transfer is not mixing.grouped_mm:
             result = views.tainted(result, call.tensors())

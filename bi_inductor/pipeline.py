@@ -15,7 +15,7 @@ from bi_inductor.cache import clean_once, remove_unfinished_libraries, sources_d
 from bi_inductor.decompositions import decomposition_table
 from bi_inductor.errors import OptionError, UnsupportedDeviceError
 from bi_inductor.opening import settle_epsilons, share_heads
-from bi_inductor.options import Options, make_options
+from bi_inductor.options import PLAN_PASS, Options, make_options
 from bi_inductor.plan import make_plan
 from bi_inductor.rewrite import rewrite
 
@@ -54,7 +54,7 @@ def compile_graph(
         **pins,
         **dict(chosen.inductor),
         **({"triton.cudagraphs": True} if chosen.cudagraphs else {}),
-        "joint_custom_pre_pass": plan,
+        PLAN_PASS: plan,
     }
 
     def compiled() -> Callable[..., Any]:

@@ -4,12 +4,11 @@ The only file of this package that imports private torch. Inductor stays the com
 movement; this file takes from it each decision that could let bits follow a shape, a hint or the hardware.
 """
 
-import contextlib
 import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -498,10 +497,3 @@ def _chooser(ours: type | None, stock: Any) -> Any:
     # 2.11 to 2.14 register a function for some devices
     base = stock if isinstance(stock, type) else object
     return type("Scheduling", (base,), {"__new__": choose, "_bi_inductor": True})
-
-
-@contextlib.contextmanager
-def stock_choices() -> Iterator[None]:
-    """Ordinary Inductor inside the block, whatever surrounds it."""
-    with V.set_choices_handler(InductorChoices()):
-        yield

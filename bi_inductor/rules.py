@@ -429,7 +429,7 @@ def judge(node: Node, flow: Flow, *, training: bool = False, backward: bool = Fa
     call = Call(node, flow)
     if target in RANDOM:
         return _judge_random(call, training)
-    if rule := _rule_of(target):
+    if rule := rule_of(target):
         return _judged(call, rule.transfer, rule)
     transfer = invariant().get(target)
     if transfer is None and torch.Tag.pointwise in target.tags:
@@ -447,7 +447,8 @@ def judge(node: Node, flow: Flow, *, training: bool = False, backward: bool = Fa
     return _unknown(remedy_of(name))
 
 
-def _rule_of(target: OpOverload) -> Rule | None:
+def rule_of(target: OpOverload) -> Rule | None:
+    """Return the row of an op in RULES, or None."""
     found = rules().get(target)
     if found is None and target.namespace not in ("aten", "prims"):
         rules.cache_clear()  # registered after the table was made

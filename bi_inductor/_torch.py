@@ -5,6 +5,7 @@ Where releases differ, the feature is asked for, not the version.
 
 import contextlib
 import functools
+import inspect
 import os
 import re
 import traceback
@@ -23,7 +24,10 @@ from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 from torch._dynamo.backends.common import aot_autograd
 from torch._dynamo.eval_frame import cached_backends as _cached_backends
 from torch._dynamo.exc import TensorifyScalarRestartAnalysis
+from torch._dynamo.guards import GuardBuilder, install_guard
+from torch._dynamo.source import AttrSource
 from torch._dynamo.symbolic_convert import TensorifyState
+from torch._functorch._aot_autograd.descriptors import PlainAOTInput
 from torch._guards import TracingContext
 from torch._guards import tracing as tracing_context
 from torch._higher_order_ops.flex_attention import flex_attention
@@ -40,6 +44,7 @@ from torch._subclasses.fake_tensor import (
     FakeTensor,
     FakeTensorMode,
 )
+from torch._subclasses.functional_tensor import FunctionalTensor
 from torch.fx import GraphModule, Node
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 from torch.nn.attention.flex_attention import _vmap_for_bhqkv as vmap_for_bhqkv
@@ -50,7 +55,9 @@ from torch.utils._pytree import tree_leaves
 from bi_inductor.errors import BatchInvariantError, UnsupportedTorchError
 
 __all__ = [
+    "BATCH_MARK",
     "OWN_CALL",
+    "TRACED",
     "CustomGraphPass",
     "FakeTensorMode",
     "InputSource",
@@ -63,6 +70,7 @@ __all__ = [
     "compile_fx",
     "core_aten_decompositions",
     "describe_fused_layers",
+    "dispatches",
     "fake_like",
     "fake_on",
     "fake_vector",
@@ -73,6 +81,7 @@ __all__ = [
     "in_backward",
     "inductor_cache_dir",
     "inductor_setting_names",
+    "input_index",
     "input_source",
     "is_backward",
     "is_composite",
@@ -100,6 +109,8 @@ __all__ = [
 SUPPORTED = ((2, 11), (2, 14))
 #: the reason given to ``torch.compiler.disable`` for code that calls our templates itself
 OWN_CALL = "bi_inductor runs its own templates here"
+#: tensors that a compiler traces with
+TRACED = (FakeTensor, FunctionalTensor)
 _NO_LIMIT = 1 << 30
 
 
@@ -240,8 +251,44 @@ def input_source(node: Node) -> InputSource:
     # 2.13 tells modules of torch.nn from the user's; older releases have one spelling
     builtin = getattr(origin, "is_unspecialized_builtin_nn_module", None)
     state = module or bool(builtin and builtin()) or not origin.is_local()
-    marks = (node.meta.get("tensor_dict") or {}).get("_bi_inductor_batch_dims", ())
-    return InputSource(str(name), state, tuple(marks))
+    return InputSource(str(name), state, _marked_dims(node, source, is_state=state))
+
+
+#: the attribute of a tensor by which ``bi_inductor.mark_batch`` says where its batch is
+BATCH_MARK = "_bi_inductor_batch_dims"
+
+
+def _marked_dims(node: Node, source: Any, *, is_state: bool) -> tuple[int, ...]:
+    """Batch dims that the tensor behind a placeholder is marked with; the code is then for these marks only.
+
+    Dynamo copies no attribute of ours into its graph and guards none. State is rarely marked and there is much of it,
+    so its missing marks are not guarded.
+    """
+    tensor = getattr(node.meta.get("grapharg"), "example", None)
+    if not isinstance(tensor, Tensor):
+        return ()
+    marks = tuple(getattr(tensor, BATCH_MARK, ()))
+    if TracingContext.try_get() is not None and (marks or not is_state):
+        own = AttrSource(source, BATCH_MARK)
+        if "attr" in inspect.signature(GuardBuilder.HASATTR).parameters:
+            present = source.make_guard(functools.partial(GuardBuilder.HASATTR, attr=BATCH_MARK))
+        else:  # before 2.13
+            present = own.make_guard(GuardBuilder.HASATTR)
+        equal = [own.make_guard(GuardBuilder.EQUALS_MATCH)] if marks else []
+        install_guard(present, *equal)
+    return marks
+
+
+def input_index(node: Node) -> int | None:
+    """The input of the Dynamo graph that a placeholder of AOTAutograd's graph is, is a part of, or is the base of.
+
+    A tensor subclass becomes a placeholder for each tensor inside it, and several views one for their base. None for
+    what AOTAutograd adds by itself: lifted parameters, random states, tokens.
+    """
+    described = node.meta["desc"]
+    while inner := getattr(described, "base", None) or getattr(described, "base_of", None):
+        described = inner
+    return described.idx if isinstance(described, PlainAOTInput) else None
 
 
 def size_hint(size: object) -> int | None:
@@ -342,6 +389,12 @@ def has_fake(*args: Any) -> bool:
 def top_dispatch_mode() -> object:
     """The mode that meets an op of this thread first, or None."""
     return _get_current_dispatch_mode()
+
+
+def dispatches(kind: type) -> bool:
+    """Whether a tensor subclass says itself what an op on it is; ``nn.Parameter`` does not."""
+    own = getattr(kind, "__torch_dispatch__", None)
+    return own is not None and own is not torch._C._disabled_torch_dispatch_impl
 
 
 def in_backward() -> bool:

@@ -21,12 +21,6 @@ class BatchSpec:
 
     dims: tuple[int | None, ...]
 
-    def for_placeholders(self, graph: Graph) -> "BatchSpec":
-        """Return the spec for AOTAutograd's graph: parameters that it put in front have no batch."""
-        count = sum(1 for node in graph.find_nodes(op="placeholder") if not is_tangent(node))
-        missing = count - len(self.dims)
-        return BatchSpec((None,) * missing + self.dims) if missing > 0 else self
-
     def value(self, index: int, fake: torch.Tensor) -> Value:
         """Return the abstract value of placeholder ``index``."""
         shape = shape_of(fake)

@@ -147,7 +147,9 @@ def _digest(gm: GraphModule, device: str, options: Options, batch: Any) -> str:
         else str(v)
         for v in inputs
     ]
-    parts = (gm.code, repr(shapes), device, repr(options), repr(batch), sources_digest())
+    # the bodies of a mask function or of a branch are graphs of their own
+    code = "\0".join(part.code for part in gm.modules() if isinstance(part, GraphModule))
+    parts = (code, repr(shapes), device, repr(options), repr(batch), sources_digest())
     grad = str(torch.is_grad_enabled())
     return hashlib.sha256("\0".join((*parts, grad, str(torch.__version__))).encode()).hexdigest()
 

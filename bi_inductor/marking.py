@@ -6,7 +6,8 @@ from torch import Tensor
 def mark_batch(x: Tensor, dim: int = 0) -> Tensor:
     """Say that dimension ``dim`` of a graph input is the batch, and that its size may change.
 
-    Without a mark, dimension 0 of each input is taken. Returns ``x``.
+    Without a mark, dimension 0 of each input is taken. The mark is of this tensor object: its copies and views have
+    none. Code that was compiled for other marks is compiled again. Returns ``x``.
 
     Raises:
         ValueError: ``dim`` is not a dimension of ``x``.
@@ -15,6 +16,6 @@ def mark_batch(x: Tensor, dim: int = 0) -> Tensor:
         raise ValueError(f"dim {dim} is not a dimension of a tensor of shape {tuple(x.shape)}")
     from bi_inductor import _torch
 
-    x._bi_inductor_batch_dims = (dim % x.dim(),)  # type: ignore[attr-defined]
+    setattr(x, _torch.BATCH_MARK, (dim % x.dim(),))
     _torch.maybe_mark_dynamic(x, dim)
     return x

@@ -14,6 +14,9 @@ MpsFallback = Literal["none", "cpu_float64"]
 #: Modes of torch.compile. Autotuning chooses among kernels by timing, so it is accepted for graphs only.
 MODES = ("default", "reduce-overhead")
 
+#: the Inductor setting that holds ``pipeline.PlanPass``
+PLAN_PASS = "joint_custom_pre_pass"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -93,6 +96,11 @@ def make_options(
             raise OptionError(
                 f"unknown option {name!r}; the backend's own options are {', '.join(sorted(own))}, "
                 "anything else must be a setting of torch._inductor.config"
+            )
+        if name == PLAN_PASS and value is not None:
+            raise OptionError(
+                f"option {name} is where this backend plans and rewrites a graph; give yours as "
+                "post_grad_custom_pre_pass, which runs behind it"
             )
         if name in pins and pins[name] != value:
             raise OptionError(

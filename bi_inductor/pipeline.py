@@ -15,7 +15,7 @@ from bi_inductor.cache import clean_once, remove_unfinished_libraries, sources_d
 from bi_inductor.decompositions import decomposition_table
 from bi_inductor.errors import OptionError, UnsupportedDeviceError
 from bi_inductor.opening import settle_epsilons, share_heads
-from bi_inductor.options import Options, make_options
+from bi_inductor.options import PLAN_PASS, Options, make_options
 from bi_inductor.plan import make_plan
 from bi_inductor.rewrite import rewrite
 
@@ -54,7 +54,7 @@ def compile_graph(
         **pins,
         **dict(chosen.inductor),
         **({"triton.cudagraphs": True} if chosen.cudagraphs else {}),
-        "joint_custom_pre_pass": plan,
+        PLAN_PASS: plan,
     }
 
     def compiled() -> Callable[..., Any]:
@@ -126,23 +126,30 @@ class InputBatch:
     sources: tuple[_torch.InputSource, ...]
     option: tuple[tuple[str, int | None], ...]
 
+    def sources_of(self, graph: Graph) -> list[_torch.InputSource]:
+        """Where each placeholder of AOTAutograd's ``graph`` came from, tangents left out.
+
+        Placeholders are not the Dynamo graph's inputs one by one: see ``_torch.input_index``.
+        """
+        placeholders = [n for n in graph.find_nodes(op="placeholder") if not is_tangent(n)]
+        found = [(n, _torch.input_index(n)) for n in placeholders]
+        return [
+            _torch.InputSource(n.name, True, ()) if i is None else self.sources[i] for n, i in found
+        ]
+
     def spec(self, graph: Graph) -> BatchSpec:
-        """The batch dims of the placeholders of ``graph``; parameters lifted in front have none."""
+        """The batch dims of the placeholders of ``graph``; what AOTAutograd added has none."""
         values = [
             n.meta.get("val") for n in graph.find_nodes(op="placeholder") if not is_tangent(n)
         ]
-        lifted = max(len(values) - len(self.sources), 0)
-        sources = (_LIFTED,) * lifted + self.sources
+        sources = self.sources_of(graph)
         return infer_batch_spec(
             values,
-            is_param=[s.is_state for s in sources[: len(values)]],
+            is_param=[s.is_state for s in sources],
             marked={i: s.marked for i, s in enumerate(sources) if s.marked},
-            named=[s.name for s in sources[: len(values)]],
+            named=[s.name for s in sources],
             option=dict(self.option),
         )
-
-
-_LIFTED = _torch.InputSource("", True, ())
 
 
 def batch_of_inputs(gm: GraphModule, options: Options) -> InputBatch:

@@ -219,10 +219,15 @@ def _over_dim(call: Call) -> tuple[Extent, ...]:
     return _extents(call, (call.dim("dim"),))
 
 
+def _is_exact(dtype: torch.dtype) -> bool:
+    """Whether sums of this type are exact in any order: integers and bools; complex numbers are two floats."""
+    return not (dtype.is_floating_point or dtype.is_complex)
+
+
 def _matmul(call: Call) -> Template | None:
     name = _name(call)
-    if not call.dtype.is_floating_point:
-        return None  # integer sums are exact in any order
+    if _is_exact(call.dtype):
+        return None
     return t.Matmul(batched="bmm" in name, bias=name.startswith(("add", "badd")))
 
 
@@ -336,13 +341,13 @@ def _rules_table() -> dict[OpOverload, Rule]:
 
 def _scatter(call: Call) -> Template | None:
     """Integers are exact in any order; so are comparisons."""
-    if not call.dtype.is_floating_point or call.get("reduce") in ("amax", "amin"):
+    if _is_exact(call.dtype) or call.get("reduce") in ("amax", "amin"):
         return None
     return t.Scatter(kind="index_add" if _name(call) == "index_add" else "scatter_add")
 
 
 def _index_put(call: Call) -> Template | None:
-    adds = bool(call.get("accumulate")) and call.dtype.is_floating_point
+    adds = bool(call.get("accumulate")) and not _is_exact(call.dtype)
     return t.Scatter(kind="index_put_add") if adds else None
 
 
@@ -424,7 +429,7 @@ def judge(node: Node, flow: Flow, *, training: bool = False, backward: bool = Fa
     call = Call(node, flow)
     if target in RANDOM:
         return _judge_random(call, training)
-    if rule := _rule_of(target):
+    if rule := rule_of(target):
         return _judged(call, rule.transfer, rule)
     transfer = invariant().get(target)
     if transfer is None and torch.Tag.pointwise in target.tags:
@@ -442,7 +447,8 @@ def judge(node: Node, flow: Flow, *, training: bool = False, backward: bool = Fa
     return _unknown(remedy_of(name))
 
 
-def _rule_of(target: OpOverload) -> Rule | None:
+def rule_of(target: OpOverload) -> Rule | None:
+    """Return the row of an op in RULES, or None."""
     found = rules().get(target)
     if found is None and target.namespace not in ("aten", "prims"):
         rules.cache_clear()  # registered after the table was made
@@ -450,8 +456,29 @@ def _rule_of(target: OpOverload) -> Rule | None:
     return found
 
 
+#: Arguments that are numbers or places, not sizes of the result: what they say goes into every value.
+_NUMBERS = (
+    "alpha", "beta", "correction", "end", "eps", "fill_value", "index", "k", "ord", "s", "start", "step", "value"
+)  # fmt: skip
+#: Reading to the end of a dim that the batch made long is reading all of it; so is counting up to its size.
+_MAY_END_AT_BATCH = frozenset({*_aten("slice.Tensor slice_scatter arange"), *_prims("iota")})
+
+
+def _refuse_batch_size(call: Call) -> None:
+    """Raise Coupled if an op computes with the size of the batch: its result would follow it in every sample."""
+    for name in _NUMBERS:
+        if name == "end" and call.node.target in _MAY_END_AT_BATCH:
+            continue
+        if call.flow.is_batch_size(call.get(name)):
+            raise Coupled(
+                f"computes with the size of the batch ({name})",
+                "use a number that does not follow the batch",
+            )
+
+
 def _judged(call: Call, transfer: Transfer, rule: Rule | None) -> Judgement:
     try:
+        _refuse_batch_size(call)
         result = transfer(call)
         if transfer is not mixing.grouped_mm:
             result = views.tainted(result, call.tensors())

@@ -4,12 +4,11 @@ The only file of this package that imports private torch. Inductor stays the com
 movement; this file takes from it each decision that could let bits follow a shape, a hint or the hardware.
 """
 
-import contextlib
 import dataclasses
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -270,8 +269,9 @@ def audit(source: str) -> None:
         name = match.group(1) or match.group(2) or match.group(4)
         if name not in ALLOWED_EXTERN:
             raise LoweringError(
-                f"the generated code calls the library kernel {name!r}, whose result may follow the batch. "
-                "This is a fault of bi_inductor: please report it with the model; "
+                f"the generated code calls the library kernel {name!r}, whose result may follow the batch: Inductor "
+                "has no code of its own for this op with these dtypes. Compute it from other ops (complex numbers as "
+                "pairs of real ones), or keep it out of the graph with torch.compiler.disable; "
                 'options={"on_variant": "warn"} does not relax it'
             )
 
@@ -497,10 +497,3 @@ def _chooser(ours: type | None, stock: Any) -> Any:
     # 2.11 to 2.14 register a function for some devices
     base = stock if isinstance(stock, type) else object
     return type("Scheduling", (base,), {"__new__": choose, "_bi_inductor": True})
-
-
-@contextlib.contextmanager
-def stock_choices() -> Iterator[None]:
-    """Ordinary Inductor inside the block, whatever surrounds it."""
-    with V.set_choices_handler(InductorChoices()):
-        yield

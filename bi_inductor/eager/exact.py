@@ -27,7 +27,7 @@ _ROUNDS_ONCE = _names(
 )
 #: Exact, and in no table of the compiler: their shapes follow the data, or they only write.
 _MOVES = _names(
-    "nonzero masked_select unique_dim _unique _unique2 unique_consecutive equal index_copy index_fill masked_scatter"
+    "complex nonzero masked_select unique_dim _unique _unique2 unique_consecutive equal index_copy index_fill masked_scatter"
     " resize set zero zeros_like fill copy _local_scalar_dense item is_nonzero repeat_interleave resolve_conj"
     " resolve_neg _to_copy isin detach alias record_stream is_pinned pin_memory _pin_memory rename"
 )
@@ -75,6 +75,26 @@ _FACTORS = {"add": "alpha", "sub": "alpha", "rsub": "alpha", "addcmul": "value",
 _DIVIDES = frozenset({"div", "reciprocal"})
 
 
+#: of complex numbers several operations, which torch's vector code contracts and its scalar tail does not
+_SEVERAL_FOR_COMPLEX = frozenset({"mul", "div", "reciprocal", "abs", "sign", "addcmul", "addcdiv"})
+
+
+def _several_for_complex(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    return _base(func) in _SEVERAL_FOR_COMPLEX and _is_complex(*args, *kwargs.values())
+
+
+def _is_complex(*values: Any) -> bool:
+    return any(x.is_complex() if isinstance(x, Tensor) else isinstance(x, complex) for x in values)
+
+
+def _complex_product(a: Tensor | complex, b: Tensor | complex) -> Tensor:
+    """``(ac - bd) + (ad + bc) i``, every step rounded."""
+    dtype = torch.result_type(a, b)
+    device = next(x.device for x in (a, b) if isinstance(x, Tensor))
+    x, y = (torch.as_tensor(z, dtype=dtype, device=device) for z in (a, b))
+    return torch.complex(x.real * y.real - x.imag * y.imag, x.real * y.imag + x.imag * y.real)
+
+
 def _divides_on_gpu(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     given = (*args, *kwargs.values())
     return _base(func) in _DIVIDES and any(isinstance(x, Tensor) and x.is_cuda for x in given)
@@ -90,7 +110,7 @@ def _quotient(a: Tensor, b: Tensor) -> Tensor:
 
 def agrees(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
     """Whether this call of an op that rounds once has the compiler's bits in torch's own kernel."""
-    if _divides_on_gpu(func, args, kwargs):
+    if _divides_on_gpu(func, args, kwargs) or _several_for_complex(func, args, kwargs):
         return False
     if _base(func) not in _FACTORS:
         return True
@@ -106,7 +126,7 @@ def _adds_number_to_half(given: Mapping[str, Any]) -> bool:
 
 
 def opened(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Tensor | None:
-    """Return the result of an op with a factor in steps that round once; None where a kernel is needed.
+    """Return the result of an op of several operations in steps that round once; None where a kernel is needed.
 
     torch's vector kernels contract ``x + alpha * y``; and a factor that changes from call to call, such as a
     learning rate, must not cost a kernel of its own each time.
@@ -114,6 +134,8 @@ def opened(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
     if _divides_on_gpu(func, args, kwargs):
         return None
     given = mutation.bound(func, args, kwargs)
+    if _several_for_complex(func, args, kwargs):
+        return _complex_product(given["self"], given["other"]) if _base(func) == "mul" else None
     if "alpha" in given:
         return None if _adds_number_to_half(given) else _scaled_sum(func, given)
     a, b = given["tensor1"], given["tensor2"]
@@ -124,6 +146,7 @@ def opened(func: OpOverload, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
 def _scaled_sum(func: OpOverload, given: Mapping[str, Any]) -> Tensor:
     x, y, alpha = given["self"], given["other"], given["alpha"]
     name = _base(func)
+    times = _complex_product if _is_complex(x, y, alpha) else torch.mul
     if name == "rsub":
-        return y - x * alpha
-    return x + y * alpha if name == "add" else x - y * alpha
+        return y - times(x, alpha)
+    return x + times(y, alpha) if name == "add" else x - times(y, alpha)

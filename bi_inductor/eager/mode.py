@@ -42,9 +42,11 @@ class _Interceptor(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        # types names tensor subclasses only: fake tensors of a compilation, which has rules of its own
-        if self.on_variant is None or types:
-            return func(*args, **(kwargs or {}))
+        if self.on_variant is None or any(issubclass(t, _torch.TRACED) for t in types):
+            return func(*args, **(kwargs or {}))  # a compilation has rules of its own
+        if any(map(_torch.dispatches, types)):
+            # a tensor subclass (quantised, nested): its own ops on the tensors inside come back to the mode
+            return NotImplemented
         if isinstance(func, HigherOrderOperator) and _torch.has_fake(args, kwargs):
             return func(*args, **(kwargs or {}))
         return route_of(func)(self, func, tuple(args), kwargs or {})

@@ -46,7 +46,7 @@ def route_of(func: OpOverload | HigherOrderOperator) -> Route:
     if isinstance(func, HigherOrderOperator):
         return _refused
     if func.namespace == "bi_inductor":
-        return _planned_here if func in rules.rules() else _direct
+        return _planned_here if rules.rule_of(func) else _direct
     if func is attention.SDPA:
         return _attention
     if exact.moves_data(func):
@@ -61,7 +61,7 @@ def route_of(func: OpOverload | HigherOrderOperator) -> Route:
         return _refused if functional is None else _mutating
     if func in rules.RANDOM:
         return _direct
-    if func in rules.rules():
+    if rules.rule_of(func):
         return _planned
     return _route_of_rest(func)
 

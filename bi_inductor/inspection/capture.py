@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 
 from bi_inductor import _torch
 from bi_inductor.attention import open_attention
-from bi_inductor.batch import BatchSpec, infer_batch_spec, is_tangent
+from bi_inductor.batch import BatchSpec, infer_batch_spec
 from bi_inductor.decompositions import decomposition_table
 from bi_inductor.errors import BatchInvariantError, InspectionError
 from bi_inductor.options import Options, make_options
@@ -173,7 +173,7 @@ class _PlanOnly(_torch.CustomGraphPass):
         gm = graph.owning_module
         assert gm is not None
         batch = self.inputs.spec(graph)
-        sources = _sources(graph, self.inputs)
+        sources = self.inputs.sources_of(graph)
         for node in graph.nodes:
             node.meta[ORIGIN] = node.name
         devices = self.backend.devices or (self.traced_on,)
@@ -212,14 +212,6 @@ def _no_code(gm: GraphModule, example_inputs: Sequence[Any], **_: Any) -> Callab
     return _torch.boxed(gm.forward)
 
 
-def _sources(graph: Graph, inputs: InputBatch) -> list[_torch.InputSource]:
-    """Return where each placeholder came from; parameters that were lifted in front have their own names."""
-    placeholders = [n for n in graph.find_nodes(op="placeholder") if not is_tangent(n)]
-    lifted = placeholders[: max(len(placeholders) - len(inputs.sources), 0)]
-    own = [_torch.InputSource(str(node.target), True, ()) for node in lifted]
-    return (own + list(inputs.sources))[: len(placeholders)]
-
-
 def _fake_inputs(
     mode: Any, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -227,9 +219,9 @@ def _fake_inputs(
         if not isinstance(x, torch.Tensor):
             return x
         made = _torch.fake_on(mode, x, torch.device("cpu"))
-        marked = getattr(x, "_bi_inductor_batch_dims", None)
+        marked = getattr(x, _torch.BATCH_MARK, None)
         if marked is not None:
-            made._bi_inductor_batch_dims = marked  # type: ignore[attr-defined]
+            setattr(made, _torch.BATCH_MARK, marked)
         return made
 
     return pytree.tree_map(fake, tuple(args)), pytree.tree_map(fake, kwargs)
@@ -252,9 +244,9 @@ def _spec(named: Sequence[tuple[str, torch.Tensor]], option: Mapping[str, int | 
         tensors,
         is_param=[False] * len(tensors),
         marked={
-            i: x._bi_inductor_batch_dims  # type: ignore[attr-defined]
+            i: getattr(x, _torch.BATCH_MARK)
             for i, x in enumerate(tensors)
-            if getattr(x, "_bi_inductor_batch_dims", None)
+            if getattr(x, _torch.BATCH_MARK, None)
         },
         named=[name for name, _ in named],
         option=option,

@@ -63,9 +63,9 @@ class Samples:
             [leaves[i] for i in tensors],
             is_param=[False] * len(tensors),
             marked={
-                at: leaves[i]._bi_inductor_batch_dims
+                at: getattr(leaves[i], _torch.BATCH_MARK)
                 for at, i in enumerate(tensors)
-                if hasattr(leaves[i], "_bi_inductor_batch_dims")
+                if hasattr(leaves[i], _torch.BATCH_MARK)
             },
             named=[names[i] for i in tensors],
             option=batch_dims or {},
@@ -115,8 +115,8 @@ class Samples:
             made = leaf.detach().clone()
         else:
             made = leaf.detach().index_select(dim, torch.tensor(index, device=leaf.device))
-        if hasattr(leaf, "_bi_inductor_batch_dims"):
-            made._bi_inductor_batch_dims = leaf._bi_inductor_batch_dims  # type: ignore[attr-defined]
+        if hasattr(leaf, _torch.BATCH_MARK):
+            setattr(made, _torch.BATCH_MARK, getattr(leaf, _torch.BATCH_MARK))
         return made
 
 

@@ -139,7 +139,7 @@ def source_files() -> list[Path]:
 
 @functools.cache
 def sources_digest() -> str:
-    """Hash of every C++ file: part of the library's key and of Inductor's cache keys."""
+    """Hash of every C++ file: part of the library's key."""
     digest = hashlib.sha256()
     for file in source_files():
         digest.update(file.relative_to(SOURCES).as_posix().encode() + b"\0" + file.read_bytes())

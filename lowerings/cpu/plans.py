@@ -45,9 +45,13 @@ PLANS = (
 
 
 def plan_for(key: PlanKey) -> Plan:
-    """Return the plan of a key; ValueError for a template and dtype that have no row."""
+    """Return the plan of a key.
+
+    Raises:
+        ValueError: a template and dtype that have no row; no kernel adds up complex numbers.
+    """
     for row in PLANS:
-        if row.fits(key):
+        if row.fits(key) and not key.dtype.is_complex:
             return Plan(
                 order=row.order,
                 accumulator=accumulator_of(key.dtype),

@@ -57,10 +57,10 @@ def _whole(norm: Node) -> _Norm | None:
     """``rms_norm`` behind a residual add; alone it is one launch already."""
     x, shape, weight, eps = _args(norm)
     left, right = _summands(x)
-    value = _value(x)
+    value = value_of(x)
     if right is None or len(shape) != 1 or value.device.type != "cuda" or not value.is_contiguous():
         return None
-    if weight is not None and not (_is_input(weight) and _value(weight).dtype == value.dtype):
+    if weight is not None and not (_is_input(weight) and value_of(weight).dtype == value.dtype):
         return None
     parts = list(norm.users)
     if len(parts) != 1 or not _is(parts[0], operator.getitem) or _args(parts[0])[1] != 0:
@@ -85,7 +85,7 @@ def _spelled_out(mean: Node) -> _Norm | None:
     if kind != "mean" or not keepdim or not _is(squares, _aten.pow.Tensor_Scalar):
         return None
     wide, exponent = _args(squares)
-    value = _value(wide)
+    value = value_of(wide)
     if exponent != 2 or value.dtype != torch.float32 or set(mean.kwargs) != {"lanes"}:
         return None
     if value.device.type != "cuda" or list(dims) not in ([-1], [value.dim() - 1]):
@@ -99,7 +99,7 @@ def _spelled_out(mean: Node) -> _Norm | None:
     if not isinstance(eps, float) or set(_args(scaled)) != {wide, root}:
         return None
     x, weight, last, rounded = _ends(wide, squares, scaled)
-    if not _value(x).is_contiguous():
+    if not value_of(x).is_contiguous():
         return None
     left, right = _summands(x)
     return _Norm(
@@ -121,13 +121,13 @@ def _ends(wide: Node, squares: Node, scaled: Node) -> tuple[Node, Node | None, N
     if not _is(wide, _cast) or set(wide.users) != {squares, scaled}:
         return wide, *_weighted(scaled, torch.float32), False
     x: Node = _args(wide)[0]
-    dtype = _value(x).dtype
+    dtype = value_of(x).dtype
     back = _only_user(scaled, _cast)
-    if back is not None and _value(back).dtype == dtype:
+    if back is not None and value_of(back).dtype == dtype:
         return x, *_weighted(back, dtype), True
     weight, product = _weighted(scaled, torch.float32)
     back = _only_user(product, _cast)
-    if weight is not None and back is not None and _value(back).dtype == dtype:
+    if weight is not None and back is not None and value_of(back).dtype == dtype:
         return x, weight, back, False
     return wide, *_weighted(scaled, torch.float32), False
 
@@ -138,8 +138,8 @@ def _weighted(norm: Node, dtype: torch.dtype) -> tuple[Node | None, Node]:
     for weight in _args(product) if product is not None else ():
         if product is None or weight is norm or not _is_input(weight):
             continue
-        if _value(product).dtype == dtype and tuple(_value(weight).shape) == (
-            _value(norm).shape[-1],
+        if value_of(product).dtype == dtype and tuple(value_of(weight).shape) == (
+            value_of(norm).shape[-1],
         ):
             return weight, product
     return None, norm
@@ -149,13 +149,13 @@ def _summands(x: Node) -> tuple[Node, Node | None]:
     """Both sides of a residual add of equal shapes, or x itself."""
     if _is(x, _aten.add.Tensor) and not x.kwargs:
         left, right = _args(x)
-        if all(_like(side, _value(x)) for side in (left, right)):
+        if all(_like(side, value_of(x)) for side in (left, right)):
             return left, right
     return x, None
 
 
 def _replace(gm: GraphModule, norm: _Norm) -> None:
-    x = _value(norm.x)
+    x = value_of(norm.x)
     values = x.new_empty(x.shape), x.new_empty((0,) if norm.right is None else x.shape)
     # the sum has users before the norm; placeholders stay in front
     with gm.graph.inserting_before(norm.place if norm.right is None else norm.x.next):
@@ -190,7 +190,8 @@ def _only_user(node: Node | None, target: object) -> Node | None:
     return users[0] if len(users) == 1 and _is(users[0], target) else None
 
 
-def _value(node: Node) -> Tensor:
+def value_of(node: Node) -> Tensor:
+    """Return the fake tensor of a node."""
     value: Tensor = node.meta["val"]
     return value
 

@@ -5,9 +5,9 @@ from collections.abc import Hashable
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from lowerings.cuda.fusion import value_of
 from lowerings.cuda.schedules import STREAMED
 
 _aten = torch.ops.aten
@@ -46,7 +46,7 @@ def _input_of(product: Node) -> Hashable:
     if len(product.args) != 2 or _weight(product) is None:
         return None
     a = _node(product.args[0])
-    value = _value(a)
+    value = value_of(a)
     if value.device.type != "cuda" or value.dtype not in _HALVES or value.stride(1) != 1:
         return None
     rows = value.shape[0]
@@ -64,13 +64,13 @@ def _weight(product: Node) -> Node | None:
     if transposed.target is not _aten.permute.default or list(transposed.args[1]) != [1, 0]:  # type: ignore[arg-type]
         return None
     weight = _node(transposed.args[0])
-    return weight if weight.op == "placeholder" and _value(weight).stride(1) == 1 else None
+    return weight if weight.op == "placeholder" and value_of(weight).stride(1) == 1 else None
 
 
 def _replace(gm: GraphModule, group: list[Node]) -> None:
     first = group[0]
     weights = [_weight(product) for product in group]
-    values = [*(_value(product) for product in group), _value(first).new_empty((0,))][:_MOST]
+    values = [*(value_of(product) for product in group), value_of(first).new_empty((0,))][:_MOST]
     # inputs of the graph stand in front of everything
     with gm.graph.inserting_before(first):
         made = gm.graph.call_function(
@@ -90,8 +90,3 @@ def _replace(gm: GraphModule, group: list[Node]) -> None:
 def _node(x: Any) -> Node:
     assert isinstance(x, Node)
     return x
-
-
-def _value(node: Node) -> Tensor:
-    value: Tensor = node.meta["val"]
-    return value

@@ -7,7 +7,8 @@ import torch
 
 from bi_inductor import batch_invariant_mode
 from bi_inductor.eager import exact
-from tests.rows import bits_equal
+from bi_inductor.errors import BatchInvariantError
+from tests.rows import bits_equal, rows_that_change
 
 SPECIAL = (0.0, -0.0, 1.0, -1.0, math.inf, -math.inf, math.nan, 1e-40, -1e-40, 3e38, 0.5, 1.5, 2.5)
 FACTORED = {
@@ -130,3 +131,32 @@ def tuples(made):
 
 def test_every_op_with_a_factor_is_on_trial():
     assert set(FACTORED | SPELLINGS) >= set(exact._FACTORS)
+
+
+def test_a_product_of_complex_numbers_is_the_same_in_a_row_and_in_a_batch():
+    x = torch.randn(17, 511, dtype=torch.complex64)
+
+    def scaled(x):
+        return torch.view_as_real(torch.add(x * (2.5 + 1j), x * x.conj(), alpha=0.3 + 2j))
+
+    assert rows_that_change(scaled, [x], batches=(2, 17)), "control too weak"
+    with batch_invariant_mode():
+        assert rows_that_change(scaled, [x], batches=(2, 17)) == []
+        ours = scaled(x)
+    assert torch.allclose(ours, scaled(x), rtol=1e-4)
+
+
+COMPLEX = {
+    "mm": lambda x: x @ x.t(),
+    "sum": lambda x: x.sum(-1),
+    "scatter_add": lambda x: x.scatter_add(1, torch.zeros(x.shape, dtype=torch.int64), x),
+    "index_put": lambda x: x.index_put((torch.tensor([0, 0]),), x[:2], accumulate=True),
+    "div": lambda x: x / (2.5 + 1j),
+    "abs": torch.abs,
+}
+
+
+@pytest.mark.parametrize("name", COMPLEX)
+def test_sums_of_complex_numbers_are_not_taken_for_exact(name):
+    with batch_invariant_mode(), pytest.raises(BatchInvariantError):
+        COMPLEX[name](torch.randn(4, 8, dtype=torch.complex64))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.testing._internal.two_tensor import TwoTensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -229,3 +230,13 @@ def test_code_behind_a_graph_break_runs_in_the_mode(data):
 
     assert rows_that_change(inside, (x,), batches=(2, 17)) == []
     assert rows_that_change(stock, (x,), batches=(2, 17)), "control too weak"
+
+
+def test_ops_inside_a_tensor_subclass_go_through_the_templates(data):
+    x, w = data
+    assert rows_that_change(lambda x: (TwoTensor(x, x) @ w).a, [x]), "control too weak"
+    with batch_invariant_mode():
+        assert rows_that_change(lambda x: (TwoTensor(x, x) @ w).a, [x]) == []
+        assert bits_equal((TwoTensor(x, x) @ w).b, product(x, w))
+        ragged = torch.nested.nested_tensor([x[:3], x[3:8]], layout=torch.jagged)
+        assert bits_equal((ragged @ w).values(), product(x[:8], w))

@@ -10,8 +10,8 @@ from torch._functorch.partitioners import default_partition
 
 from bi_inductor._torch import input_source, is_backward
 from bi_inductor.attention import open_attention
-from bi_inductor.batch import infer_batch_spec
 from bi_inductor.decompositions import decomposition_table
+from bi_inductor.pipeline import InputBatch
 from bi_inductor.plan import Planned, make_plan, output_nodes
 
 _TABLE = decomposition_table()
@@ -33,22 +33,15 @@ def plans_of(
     plans: list[Planned] = []
 
     def backend(gm: torch.fx.GraphModule, example_inputs: list[Any]) -> Any:
-        nodes = gm.graph.find_nodes(op="placeholder")
-        sources = [input_source(n) for n in nodes]
-        spec = infer_batch_spec(
-            [n.meta.get("example_value") for n in nodes],
-            is_param=[s.is_state for s in sources],
-            marked={i: s.marked for i, s in enumerate(sources) if s.marked},
-            named=[s.name for s in sources],
-            option=batch_dims or {},
-        )
+        sources = tuple(map(input_source, gm.graph.find_nodes(op="placeholder")))
+        inputs = InputBatch(sources, tuple((batch_dims or {}).items()))
         gm = open_attention(gm)
 
         def plan(graph_module: torch.fx.GraphModule) -> None:
             planned = make_plan(
                 graph_module,
                 device=device,
-                batch=spec.for_placeholders(graph_module.graph),
+                batch=inputs.spec(graph_module.graph),
                 backward=is_backward,
                 on_variant=on_variant,  # type: ignore[arg-type]
             )

@@ -208,6 +208,7 @@ def test_caches_hit_and_keep_stock_and_ours_apart():
         ({"options": {"on_variants": "warn"}}, "unknown option 'on_variants'"),
         ({"options": {"on_variant": "ignore"}}, "on_variant must be one of"),
         ({"options": {"split_reductions": True}}, "would let a result follow its batch"),
+        ({"options": {"joint_custom_pre_pass": print}}, "give yours as post_grad_custom_pre_pass"),
         ({"options": {"batch_dims": 0}}, "batch_dims must map input names"),
         ({"mode": "max-autotune"}, "chooses kernels by timing"),
     ],

@@ -353,7 +353,11 @@ def host() -> dict[str, object]:
 
 
 def warm(index: int, count: int) -> None:
-    """Compile every ``count``-th tile of products, so that their table need not wait."""
+    """Compile every ``count``-th tile of products, so that their tables and checks need not wait."""
+    for n, k in ((512, 512), (333, 777)):
+        x, w = torch.randn(512, k, device="cuda"), torch.randn(n, k, device="cuda")
+        for tile in schedules.ALL_FLOAT32[index::count]:
+            matmul.mm(x, w.t(), split_size=FLOAT32_SPLIT, schedule=tile)
     x, w = (torch.randn(512, 512, device="cuda").bfloat16() for _ in range(2))
     if matmul_hopper.is_hopper(0):
         for tile, _ in schedules_hopper.TILES[index::count]:

@@ -224,13 +224,16 @@ class Float32:
 #: for products of many rows, and for few; a program of four warps shares its multiprocessor with another one
 FLOAT32_TILES = (
     Float32(m=128, n=128),
+    Float32(m=128, n=128, k=32),
     Float32(m=128, n=64),
     Float32(m=64, n=128),
     Float32(m=64, n=64),
     Float32(m=64, n=64, pieces=2),
     Float32(m=64, n=64, pieces=4),
     Float32(m=64, n=32, pieces=4),
+    Float32(m=64, n=32, pieces=4, k=8),
     Float32(m=64, n=32, pieces=8),
+    Float32(m=64, n=32, pieces=8, k=32),
     Float32(m=32, n=32, pieces=4),
     Float32(m=32, n=32, pieces=8),
     Float32(m=32, n=32, pieces=16, k=8),
@@ -242,6 +245,7 @@ FLOAT32_FEW = (
         4,
         (
             Float32(m=4, n=32, pieces=32, tall=1, wide=1),
+            Float32(m=4, n=16, pieces=32, tall=1, wide=1),
             Float32(m=4, n=8, pieces=64, tall=1, wide=1),
         ),
     ),
@@ -256,7 +260,9 @@ FLOAT32_FEW = (
         16,
         (
             Float32(m=16, n=32, pieces=16, tall=2, wide=1),
+            Float32(m=16, n=16, pieces=16, tall=2, wide=1),
             Float32(m=16, n=16, pieces=32, tall=2, wide=1),
+            Float32(m=16, n=8, k=8, pieces=64, tall=2, wide=1),
         ),
     ),
 )

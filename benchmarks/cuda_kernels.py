@@ -1,12 +1,15 @@
 """Our CUDA kernels beside cuBLAS, SDPA and stock Inductor, in CUDA graphs over buffers larger than the L2 cache.
 
     python benchmarks/cuda_kernels.py products|attention|rows|host [OUT.json]  the tables, as Markdown
+    python benchmarks/cuda_kernels.py float32 [OUT.json]                       the same for float32, with errors
     python benchmarks/cuda_kernels.py gemm [OUT.json]                          every tile that fits, to fit the choice to
+    python benchmarks/cuda_kernels.py float32_tiles [NxK:M ..]                 the same for float32
     python benchmarks/cuda_kernels.py warm INDEX COUNT                         only compile a share of the schedules
 
 Times are medians over graph replays, in microseconds; the ratio is stock's time over ours, above 1 we are faster.
 """
 
+import functools
 import json
 import math
 import statistics
@@ -29,7 +32,7 @@ from lowerings.cuda import (
     schedules_hopper,
     softmax,
 )
-from lowerings.cuda.plans import CHAIN, KEY_SPLIT, LANES
+from lowerings.cuda.plans import CHAIN, FLOAT32_SPLIT, KEY_SPLIT, LANES
 from lowerings.cuda.schedules import Gemm
 from lowerings.cuda.schedules_hopper import Hopper
 
@@ -119,6 +122,62 @@ def products() -> dict[str, object]:
     every = [ratio for column in ratios.values() for ratio in column]
     print(f"\nAll: {statistics.geometric_mean(every):.3f}, least {min(every):.2f}.")
     return results
+
+
+FLOAT32_SHAPES = ((4096, 4096), (768, 3072), (333, 777))
+FLOAT32_ROWS = (1, 16, 64, 512, 4096)
+
+
+def _float32_operands(n: int, k: int, m: int) -> tuple[Tensor, list[Tensor]]:
+    weights = copies(torch.randn(n, k, device="cuda"))
+    return torch.randn(m, k, device="cuda"), weights if m <= 64 else weights[:3]
+
+
+def float32() -> dict[str, object]:
+    """IEEE multiply-adds over cuBLAS's, the better of two turns each; errors against float64, largest and mean square."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    results: dict[str, object] = {}
+    print("| N x K | M | cuBLAS us | ours us | ratio | cuBLAS max, rms error | ours | schedule |")
+    print("|---|---|---|---|---|---|---|---|")
+    for n, k in FLOAT32_SHAPES:
+        for m in FLOAT32_ROWS:
+            a, weights = _float32_operands(n, k, m)
+            calls = (
+                [lambda a=a, w=w: a @ w.t() for w in weights],
+                [lambda a=a, w=w: matmul.mm(a, w.t(), split_size=FLOAT32_SPLIT) for w in weights],
+            )
+            turns = [[micros(call, 5) for call in calls] for _ in range(2)]
+            stock, ours = map(min, zip(*turns, strict=True))
+            exact = a.double() @ weights[0].double().t()
+            errors = [(call[0]().double() - exact) for call in calls]
+            texts = [f"{e.abs().max():.1e}, {e.square().mean().sqrt():.1e}" for e in errors]
+            chosen = matmul.choose(a, weights[0].t(), FLOAT32_SPLIT).text()
+            print(
+                f"| {n}x{k} | {m} | {stock:.1f} | {ours:.1f} | {stock / ours:.2f} | {texts[0]} | {texts[1]} | {chosen} |",
+                flush=True,
+            )
+            results[f"{n}x{k} m{m}"] = {"stock": stock, "ours": ours, "chosen": chosen}
+    return results
+
+
+def float32_tiles() -> dict[str, object]:
+    """Every tile of float32 products of the shapes named on the command line, fastest first."""
+    for named_shape in sys.argv[2:]:
+        n, k, m = map(int, named_shape.replace(":", "x").split("x"))
+        a, weights = _float32_operands(n, k, m)
+        times = {"cuBLAS": micros([lambda w=w: a @ w.t() for w in weights], 5)}
+        for tile in schedules.ALL_FLOAT32:
+            if tile.m < 2 * m + 16 and m <= 64 * tile.m:
+                call = functools.partial(matmul.mm, a, split_size=FLOAT32_SPLIT, schedule=tile)
+                times[tile.text()] = micros([lambda w=w, c=call: c(w.t()) for w in weights], 5)
+        chosen = matmul.choose(a, weights[0].t(), FLOAT32_SPLIT).text()
+        order = sorted(times, key=times.__getitem__)
+        print(
+            f"{named_shape} ({chosen}):",
+            "; ".join(f"{t} {times[t]:.1f}" for t in order),
+            flush=True,
+        )
+    return {}
 
 
 def gemm() -> dict[str, object]:
@@ -294,7 +353,11 @@ def host() -> dict[str, object]:
 
 
 def warm(index: int, count: int) -> None:
-    """Compile every ``count``-th tile of products, so that their table need not wait."""
+    """Compile every ``count``-th tile of products, so that their tables and checks need not wait."""
+    for n, k in ((512, 512), (333, 777)):
+        x, w = torch.randn(512, k, device="cuda"), torch.randn(n, k, device="cuda")
+        for tile in schedules.ALL_FLOAT32[index::count]:
+            matmul.mm(x, w.t(), split_size=FLOAT32_SPLIT, schedule=tile)
     x, w = (torch.randn(512, 512, device="cuda").bfloat16() for _ in range(2))
     if matmul_hopper.is_hopper(0):
         for tile, _ in schedules_hopper.TILES[index::count]:
@@ -308,9 +371,9 @@ if __name__ == "__main__":
     if sys.argv[1] == "warm":
         warm(int(sys.argv[2]), int(sys.argv[3]))
     else:
-        tables = (products, gemm, rows, host)
+        tables = (products, float32, float32_tiles, gemm, rows, host)
         named = {table.__name__: table for table in tables} | {"attention": attentions}
         found = named[sys.argv[1]]()
-        if len(sys.argv) > 2:
+        if found and len(sys.argv) > 2:
             with open(sys.argv[2], "w") as file:
                 json.dump(found, file)

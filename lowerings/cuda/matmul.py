@@ -8,11 +8,11 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bi_inductor.errors import LoweringError
-from lowerings.cuda import matmul_hopper, schedules, schedules_hopper, stream
+from lowerings.cuda import matmul_float32, matmul_hopper, schedules, schedules_hopper, stream
 from lowerings.cuda import matmul_kernels as kernels
 from lowerings.cuda.launching import Memory, Repeat, launch
 from lowerings.cuda.matmul_hopper import Again
-from lowerings.cuda.schedules import Gemm
+from lowerings.cuda.schedules import Float32, Gemm
 from lowerings.cuda.schedules_hopper import Hopper
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -39,7 +39,7 @@ def mm(
     beta: float = 1,
     split_size: int,
     uniform: bool = False,
-    schedule: Gemm | Hopper | None = None,
+    schedule: Gemm | Float32 | Hopper | None = None,
 ) -> Tensor:
     """Return ``alpha * a [M, K] @ b [K, N] + beta * bias``; any strides, bias broadcastable to ``[M, N]``.
 
@@ -99,7 +99,7 @@ def bmm(
     beta: float = 1,
     split_size: int,
     uniform: bool = False,
-    schedule: Gemm | None = None,
+    schedule: Gemm | Float32 | None = None,
 ) -> Tensor:
     """Return ``alpha * a [B, M, K] @ b [B, K, N] + beta * bias``; ``uniform`` as for ``mm``."""
     if uniform:
@@ -138,7 +138,7 @@ def grouped_mm(
         # the kernel walks the offsets in int32
         (a, b, out, offs.to(torch.int32)),
         (columns, depth, groups, *a.stride(), *b.stride(), out.stride(0)),
-        **_constants(tile, depth, split_size),
+        **_constants(tile, depth, split_size, a.dtype),
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
@@ -153,7 +153,7 @@ def _product(
     alpha: float,
     beta: float,
     split_size: int,
-    schedule: Gemm | Hopper | None,
+    schedule: Gemm | Float32 | Hopper | None,
 ) -> Repeat | Again | None:
     """Fill ``out [M, N]`` or ``[B, M, N]``; a, b and out have one rank. Return what does it again, if one can."""
     _check(a, b, split_size)
@@ -164,6 +164,8 @@ def _product(
     if schedule is None:
         schedule = choose(a, b, split_size)
     scaled = alpha != 1 or (bias is not None and beta != 1)
+    if isinstance(schedule, Float32):
+        return matmul_float32.run(a, b, out, bias, alpha, beta, scaled, schedule, split_size)
     if isinstance(schedule, Hopper) or schedule.tma:
         if out.dim() == 3:
             a, b, out, bias = a[0], b[0], out[0], None if bias is None else bias[0]
@@ -190,7 +192,7 @@ def _product(
         SWAP=schedule.swap,
         HAS_BIAS=bias is not None,
         SCALED=scaled,
-        **_constants(schedule, depth, split_size),
+        **_constants(schedule, depth, split_size, a.dtype),
         num_warps=schedule.warps,
         num_stages=schedule.stages,
     )
@@ -202,12 +204,15 @@ def _strides(x: Tensor) -> tuple[int, ...]:
     return strides if len(strides) == 3 else (0, *strides)
 
 
-def _constants(tile: Gemm, depth: int, split_size: int) -> dict[str, int | bool]:
+def _constants(
+    tile: Gemm, depth: int, split_size: int, dtype: torch.dtype
+) -> dict[str, int | bool]:
     return {
         "BM": tile.m,
         "BN": tile.n,
         "BK": tile.k,
-        "SPLIT": split_size if depth > split_size else 0,
+        # a float32 total begins at zero, even that of a single piece: a negative zero becomes a positive one
+        "SPLIT": split_size if depth > split_size or dtype == torch.float32 else 0,
         "EVEN": depth % tile.k == 0,
         "WIDEN": _INTERPRETED,
     }
@@ -263,7 +268,9 @@ def _uniform(dtype: torch.dtype) -> Gemm:
     return schedules.FLOAT32[1] if dtype == torch.float32 else schedules.POINTERS[0]
 
 
-def choose(a: Tensor, b: Tensor, split_size: int, *, columns: int | None = None) -> Gemm | Hopper:
+def choose(
+    a: Tensor, b: Tensor, split_size: int, *, columns: int | None = None
+) -> Gemm | Float32 | Hopper:
     """Return the schedule of ``a @ b``: strides and sizes are looked up; only the addresses are looked at.
 
     ``columns``: of all products in the launch, where b's are not all.
@@ -291,7 +298,7 @@ def _chosen(
     split_size: int,
     aligned: bool,
     index: int,
-) -> Gemm | Hopper:
+) -> Gemm | Float32 | Hopper:
     sms, copies, shared = (132, False, 227 << 10) if _INTERPRETED else _device(index)
     *batches, rows, depth = shape
     batch = batches[0] if batches else 1
@@ -317,6 +324,10 @@ def _chosen(
         and matmul_hopper.is_hopper(index)
     ):
         return schedules_hopper.choose(rows, columns, depth, sms=sms)
+    if dtype == torch.float32 and not _INTERPRETED:
+        return schedules.float32(
+            rows, columns, depth, split_size, batch=batch, sms=sms, shared=shared
+        )
     return schedules.gemm(
         rows,
         columns,
@@ -334,8 +345,9 @@ def _check(a: Tensor, b: Tensor, split_size: int) -> None:
             f"a product of {a.dtype} and {b.dtype} has no CUDA kernel; cast both to one of "
             + ", ".join(map(str, _DTYPES))
         )
-    if split_size <= 0 or split_size % 256:
+    deepest = 32 if a.dtype == torch.float32 else 256
+    if split_size <= 0 or split_size % deepest:
         raise LoweringError(
-            f"split_size must be a positive multiple of 256, the deepest tile, got {split_size}; "
+            f"split_size must be a positive multiple of {deepest}, the deepest tile, got {split_size}; "
             "lowerings/cuda/plans.py names the number"
         )

@@ -14,7 +14,7 @@ EXECUTED = "H100 and H200"
 #: longer than the reduced extent of any model: one chain over K, as the tensor core adds it
 CHAIN = 1 << 20
 #: elements of one piece of a float32 product
-FLOAT32_SPLIT = 256
+FLOAT32_SPLIT = 64
 #: keys of one attention piece, counted from the first key that the row keeps
 KEY_SPLIT = 512
 #: keys that share one step of the running maximum; a piece is a whole number of them

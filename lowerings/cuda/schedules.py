@@ -178,6 +178,112 @@ def _fitting(table: tuple[Gemm, ...], rows: int, columns: int, sms: int) -> Gemm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Float32:
+    """Tile of one program of a float32 product, with ``pieces`` of K side by side.
+
+    A thread has ``tall`` times ``wide`` squares of 4 by 4; ``k`` elements of each piece are in shared memory at a time.
+    """
+
+    m: int
+    n: int
+    k: int = 16
+    pieces: int = 1
+    tall: int = 2
+    wide: int = 2
+
+    @property
+    def warps(self) -> int:
+        """As many as the squares need."""
+        return self.pieces * self.m * self.n // (512 * self.tall * self.wide)
+
+    def text(self) -> str:
+        """Return e.g. ``64x32x16 p4 w4 2x2``."""
+        return f"{self.m}x{self.n}x{self.k} p{self.pieces} w{self.warps} {self.tall}x{self.wide}"
+
+    def shared_bytes(self) -> int:
+        """Return the shared memory of the operands, 16 bytes a row apart at most, and of the pieces' results."""
+        operands = (self.m + self.n) * self.k * self.pieces * 4 + 1024
+        return operands + (self.pieces * self.m * self.n * 4 if self.pieces > 1 else 0)
+
+    def cycles(self, tiles: int, depth: int, split: int, sms: int) -> float:
+        """Estimate the cycles of a multiprocessor, without the time of reading operands from memory."""
+        each = -(-tiles // sms)
+        rounds = -(-depth // (split * self.pieces))
+        lines = self.pieces * (self.m + self.n) * split
+        # multiply-adds, reads of both operands from shared memory, and their copies from global memory
+        steps = 16 * self.tall * self.wide + self.tall + self.wide
+        issued = (split * steps + lines / (32 * self.warps) * 1.8) * self.warps / 4
+        if self.pieces > 1:
+            issued += self.warps * 36 * self.tall * self.wide / 4
+        # one warp of each scheduler alone waits for its operands
+        busy = max(each * self.warps, 6) / (each * self.warps)
+        # the L2 cache feeds a multiprocessor with about 20 bytes a cycle
+        return each * rounds * max(issued * busy, lines * 4 / 20)
+
+
+#: for products of many rows, and for few; a program of four warps shares its multiprocessor with another one
+FLOAT32_TILES = (
+    Float32(m=128, n=128),
+    Float32(m=128, n=128, k=32),
+    Float32(m=128, n=64),
+    Float32(m=64, n=128),
+    Float32(m=64, n=64),
+    Float32(m=64, n=64, pieces=2),
+    Float32(m=64, n=64, pieces=4),
+    Float32(m=64, n=32, pieces=4),
+    Float32(m=64, n=32, pieces=4, k=8),
+    Float32(m=64, n=32, pieces=8),
+    Float32(m=64, n=32, pieces=8, k=32),
+    Float32(m=32, n=32, pieces=4),
+    Float32(m=32, n=32, pieces=8),
+    Float32(m=32, n=32, pieces=16, k=8),
+    Float32(m=32, n=16, pieces=16, k=8),
+    Float32(m=32, n=16, pieces=32, k=8),
+)
+FLOAT32_FEW = (
+    (
+        4,
+        (
+            Float32(m=4, n=32, pieces=32, tall=1, wide=1),
+            Float32(m=4, n=16, pieces=32, tall=1, wide=1),
+            Float32(m=4, n=8, pieces=64, tall=1, wide=1),
+        ),
+    ),
+    (
+        8,
+        (
+            Float32(m=8, n=32, pieces=16, tall=1, wide=1),
+            Float32(m=8, n=8, pieces=64, tall=1, wide=1),
+        ),
+    ),
+    (
+        16,
+        (
+            Float32(m=16, n=32, pieces=16, tall=2, wide=1),
+            Float32(m=16, n=16, pieces=16, tall=2, wide=1),
+            Float32(m=16, n=16, pieces=32, tall=2, wide=1),
+            Float32(m=16, n=8, k=8, pieces=64, tall=2, wide=1),
+        ),
+    ),
+)
+ALL_FLOAT32 = (*FLOAT32_TILES, *(tile for _, tiles in FLOAT32_FEW for tile in tiles))
+
+
+def float32(
+    rows: int, columns: int, depth: int, split: int, *, batch: int, sms: int, shared: int
+) -> Float32:
+    """Choose the schedule of ``batch`` float32 products of ``[rows, depth]`` and ``[depth, columns]``."""
+    table = next((tiles for most, tiles in FLOAT32_FEW if rows <= most), FLOAT32_TILES)
+
+    def cycles(tile: Float32) -> float:
+        tiles = batch * -(-rows // tile.m) * -(-columns // tile.n)
+        return tile.cycles(tiles, depth, split, sms)
+
+    fitting = [tile for tile in table if tile.shared_bytes() <= shared]
+    return min(fitting or FLOAT32_TILES[:1], key=cycles)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attention:
     """Rows of one program (queries times the heads of a kv head); ``parallel``: a program for every piece."""
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowerings.cuda import matmul, matmul_hopper, norm, schedules, schedules_hopper, shared
 from lowerings.cuda.plans import CHAIN, FLOAT32_SPLIT, LANES
+from lowerings.cuda.schedules import Float32, Gemm
 from tests.lowerings.cuda.on_device.check import ROWS, chosen, data, report
 
 SHAPES = ((6144, 4096), (768, 3072), (2048, 8192), (1000, 1072), (1000, 1000), (333, 777))
@@ -22,7 +24,7 @@ def products() -> None:
         if chosen(f"{name}-shared"):
             _shared(dtype)
             _overlapping(dtype)
-    for n, k in ((768, 3072), (333, 777)):
+    for n, k in ((768, 3072), (333, 777), (4096, 4096)):
         if chosen(f"float32-{n}x{k}"):
             _float32_shape(n, k)
     if chosen("groups"):
@@ -32,17 +34,39 @@ def products() -> None:
 
 def _float32_shape(n: int, k: int) -> None:
     a, w = data("normal", 1000, k, torch.float32), data("normal", n, k, torch.float32)
+    name = f"float32 {n}x{k}"
+
+    def product(a: Tensor, b: Tensor, tile: Gemm | Float32 | None = None, **given: Any) -> Tensor:
+        multiply = matmul.mm if a.dim() == 2 else matmul.bmm
+        return multiply(a, b, split_size=FLOAT32_SPLIT, schedule=tile, **given)
+
+    tiles = (*schedules.FLOAT32, *schedules.ALL_FLOAT32)
+    whole = product(a, w.t(), tiles[0])
+    report(f"{name} {len(tiles)} tiles", [(product(a, w.t(), tile), whole) for tile in tiles])
+    report(f"{name} rows", [(product(a[:m], w.t()), whole[:m]) for m in ROWS])
+    wt, at = w.t().contiguous(), a.t().contiguous().t()
+    report(f"{name} [K, N]", [(product(a[:m], wt), whole[:m]) for m in ROWS])
+    report(f"{name} a by columns", [(product(at[:m], w.t()), whole[:m]) for m in ROWS])
+    shifted = torch.empty(a.numel() + 1, device="cuda")[1:].view_as(a).copy_(a)
+    report(f"{name} misaligned", [(product(shifted[:m], w.t()), whole[:m]) for m in ROWS])
+    for d in (1, 63, 128):
+        first, *others = (product(a[:, :d], w.t()[:d], tile) for tile in tiles[::6])
+        report(f"{name} first {d} of K", [(other, first) for other in others])
+    batches = [a[: 4 * m].view(4, m, k) for m in (1, 7, 50, 250)]
+    ws = w.expand(4, n, k).transpose(1, 2)
+    pairs = [(product(x, ws).flatten(0, 1), whole[: 4 * x.shape[1]]) for x in batches]
+    report(f"{name} bmm", pairs)
+    bias, column = torch.randn(n, device="cuda"), torch.randn(1000, 1, device="cuda")
+    for added, scales in ((bias, {}), (bias, {"alpha": 0.7, "beta": 1.3}), (column, {"beta": -2})):
+        wanted = product(a, w.t(), tiles[0], bias=added, **scales)
+        pairs = [(product(a, w.t(), tile, bias=added, **scales), wanted) for tile in tiles[::6]]
+        for m in ROWS:
+            part = added[:m] if added is column else added
+            pairs.append((product(a[:m], w.t(), bias=part, **scales), wanted[:m]))
+        report(f"{name} bias {tuple(added.shape)} {scales}", pairs)
     exact = a.double() @ w.double().t()
-    outs = [
-        matmul.mm(a, w.t(), split_size=FLOAT32_SPLIT, schedule=tile) for tile in schedules.FLOAT32
-    ]
-    report(f"float32 {n}x{k} all tiles", [(out, outs[0]) for out in outs])
-    report(
-        f"float32 {n}x{k} rows",
-        [(matmul.mm(a[:m], w.t(), split_size=FLOAT32_SPLIT), outs[0][:m]) for m in ROWS],
-    )
-    ours, stock = ((x.double() - exact).abs().max().item() for x in (outs[0], a @ w.t()))
-    print(f"        float32 {n}x{k} max error ours {ours:.2e} cuBLAS {stock:.2e}")
+    ours, stock = ((x.double() - exact).abs().max().item() for x in (whole, a @ w.t()))
+    print(f"        {name} max error ours {ours:.2e} cuBLAS {stock:.2e}")
 
 
 def _control() -> None:

@@ -46,6 +46,7 @@ from torch.nn.attention.flex_attention import _vmap_for_bhqkv as vmap_for_bhqkv
 from torch.utils._filelock import FileLock as file_lock
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves
+from torch.utils._sympy.functions import FloorDiv
 
 from bi_inductor.errors import BatchInvariantError, UnsupportedTorchError
 
@@ -53,6 +54,7 @@ __all__ = [
     "OWN_CALL",
     "CustomGraphPass",
     "FakeTensorMode",
+    "FloorDiv",
     "InputSource",
     "TracingContext",
     "TransformGetItemToIndex",

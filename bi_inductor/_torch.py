@@ -51,6 +51,7 @@ from torch.nn.attention.flex_attention import _vmap_for_bhqkv as vmap_for_bhqkv
 from torch.utils._filelock import FileLock as file_lock
 from torch.utils._python_dispatch import _disable_current_modes, _get_current_dispatch_mode
 from torch.utils._pytree import tree_leaves
+from torch.utils._sympy.functions import FloorDiv
 
 from bi_inductor.errors import BatchInvariantError, UnsupportedTorchError
 
@@ -60,6 +61,7 @@ __all__ = [
     "TRACED",
     "CustomGraphPass",
     "FakeTensorMode",
+    "FloorDiv",
     "InputSource",
     "TracingContext",
     "TransformGetItemToIndex",

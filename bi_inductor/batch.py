@@ -1,7 +1,7 @@
 """Which dims of a graph's inputs are the batch: marks, options, or the default of dimension 0."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import sympy
@@ -105,6 +105,26 @@ def _unify(inputs: Sequence[object], is_param: Sequence[bool]) -> None:
             continue
         if not any(size.node.hint == other.node.hint and bool(size == other) for other in seen):
             seen.append(size)
+
+
+def hold_equal(graph: Graph, a: Extent, b: Extent) -> bool:
+    """Guard that two sizes of a graph's inputs are equal; False if they are not in this call.
+
+    Behind a graph break the batch size comes back as a number of Python's, with a symbol of its own. A call in which
+    the two differ does not pass the guard, is compiled anew, and judged without it.
+    """
+    sizes = {extent_of(size): size for size in _sizes_of_inputs(graph) if size.node.has_hint()}
+    one, other = sizes.get(a), sizes.get(b)
+    if one is None or other is None or one.node.hint != other.node.hint:
+        return False
+    return bool(one == other)
+
+
+def _sizes_of_inputs(graph: Graph) -> Iterator[torch.SymInt]:
+    for node in graph.find_nodes(op="placeholder"):
+        fake = node.meta.get("val")
+        found = fake.shape if isinstance(fake, torch.Tensor) else [fake]
+        yield from (size for size in found if isinstance(size, torch.SymInt))
 
 
 def _explicit(

@@ -9,7 +9,7 @@ import sympy
 import torch
 from torch.fx import GraphModule, Node
 
-from bi_inductor.batch import BatchSpec, is_tangent
+from bi_inductor.batch import BatchSpec, hold_equal, is_tangent
 from bi_inductor.errors import (
     LoweringError,
     NoPlanError,
@@ -19,7 +19,7 @@ from bi_inductor.errors import (
     VariantOpError,
     Where,
 )
-from bi_inductor.flow.axes import Extent, Role, Value, carries, plain, shape_of, total
+from bi_inductor.flow.axes import Extent, Role, Value, carries, plain, total
 from bi_inductor.flow.engine import Flow, Result, is_tensor
 from bi_inductor.flow.facts import WHOLE_BATCH, Selection
 from bi_inductor.rules import Judgement, Verdict, judge
@@ -107,8 +107,20 @@ def make_plan(
     """
     if training is None:
         training = any(backward(node) for node in gm.graph.nodes if node.op == "call_function")
-    planner = _Planner(gm, device, batch, backward, on_variant, training, mixed)
-    return planner.run()
+    held: set[tuple[Extent, Extent]] = set()
+    while True:
+        try:
+            return _Planner(gm, device, batch, backward, on_variant, training, mixed, held).run()
+        except _SameSizes as same:
+            held.add(same.sizes)
+
+
+class _SameSizes(Exception):
+    """A new guard of the graph has made one symbol of two: it is planned anew."""
+
+    def __init__(self, sizes: tuple[Extent, Extent]) -> None:
+        super().__init__(sizes)
+        self.sizes = sizes
 
 
 class _Planner:
@@ -121,8 +133,10 @@ class _Planner:
         on_variant: OnVariant,
         training: bool,
         mixed: bool,
+        held: set[tuple[Extent, Extent]],
     ) -> None:
         self.gm, self.device, self.batch, self.mixed = gm, device, batch, mixed
+        self.held = held
         self.backward, self.on_variant, self.training = backward, on_variant, training
         self.flow = Flow(batch.symbols(gm.graph))
         self.steps: dict[Node, Step] = {}
@@ -140,7 +154,7 @@ class _Planner:
             elif node.op == "get_attr":
                 fake = node.meta.get("val")
                 self.flow.values[node] = (
-                    plain(shape_of(fake)) if isinstance(fake, torch.Tensor) else None
+                    plain(self.flow.sizes.shape(fake)) if isinstance(fake, torch.Tensor) else None
                 )
         outputs = self._leave()
         return Planned(
@@ -162,7 +176,7 @@ class _Planner:
         """A tangent has the batch where its output has it."""
         index = int(str(node.target).removeprefix("tangents_")) - 1
         fake = node.meta["val"]
-        shape = shape_of(fake)
+        shape = self.flow.sizes.shape(fake)
         matching = [
             v for v in self._output_values() if v is not None and tuple(map(total, v.dims)) == shape
         ]
@@ -205,6 +219,9 @@ class _Planner:
             self.random.append(step)
 
     def _mixes(self, node: Node, found: Judgement, is_backward: bool) -> None:
+        sizes = found.unless_equal
+        if sizes and sizes not in self.held and hold_equal(self.gm.graph, *sizes):
+            raise _SameSizes(sizes)
         allowed = found.over_batch and (is_backward or (self.training and self._is_loss(node)))
         blamed = found.blame or node
         if not allowed and self.on_variant == "error":

@@ -18,7 +18,7 @@ from torch.fx import Node
 import bi_inductor.ops  # noqa: F401  (the schemas of torch.ops.bi_inductor)
 from bi_inductor import templates as t
 from bi_inductor.flow import indexing, mixing, movement, views
-from bi_inductor.flow.axes import Coupled, Extent, shape_of
+from bi_inductor.flow.axes import Coupled, Extent
 from bi_inductor.flow.engine import Call, Flow, Result, Transfer
 from bi_inductor.templates import Template
 
@@ -35,7 +35,10 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judgement:
-    """A verdict with its reason; PLANNED has a template and the extents it reduces."""
+    """A verdict with its reason; PLANNED has a template and the extents it reduces.
+
+    ``unless_equal``: BATCH_COUPLED only if these two sizes may differ in some call.
+    """
 
     verdict: Verdict
     result: Result = None
@@ -46,6 +49,7 @@ class Judgement:
     remedy: str = ""
     blame: Node | None = None
     over_batch: bool = False
+    unless_equal: tuple[Extent, Extent] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -207,7 +211,7 @@ def _reduction(call: Call) -> Template:
 
 
 def _extents(call: Call, dims: tuple[int, ...], of: str = "self") -> tuple[Extent, ...]:
-    shape = shape_of(call.fake(of))
+    shape = call.extents(call.fake(of))
     return tuple(shape[d] for d in dims) if shape else ()
 
 
@@ -237,7 +241,7 @@ def _contracted(call: Call) -> tuple[Extent, ...]:
         for n in ("mat1", "batch1", "mat", "self", "input")
         if call.args.get(n) is not None
     )
-    return shape_of(first.meta["val"])[-1:]
+    return call.extents(first.meta["val"])[-1:]
 
 
 def _conv(call: Call) -> Template:
@@ -245,7 +249,7 @@ def _conv(call: Call) -> Template:
 
 
 def _conv_reduced(call: Call) -> tuple[Extent, ...]:
-    return shape_of(call.fake("weight"))[1:]
+    return call.extents(call.fake("weight"))[1:]
 
 
 def _attention(call: Call) -> Template:
@@ -257,11 +261,11 @@ def _attention(call: Call) -> Template:
 
 def _attention_reduced(call: Call) -> tuple[Extent | None, ...]:
     # keys grow with the context: the plan cuts them at absolute positions instead
-    return (shape_of(call.node.args[0].meta["val"])[-1], None)  # type: ignore[union-attr]
+    return (call.extents(call.node.args[0].meta["val"])[-1], None)  # type: ignore[union-attr]
 
 
 def _last(argument: str) -> Callable[[Call], tuple[Extent, ...]]:
-    return lambda call: shape_of(call.fake("input"))[-len(call[argument]) :]
+    return lambda call: call.extents(call.fake("input"))[-len(call[argument]) :]
 
 
 def _none(call: Call) -> tuple[Extent, ...]:
@@ -287,7 +291,7 @@ def _rules_table() -> dict[OpOverload, Rule]:
             "_grouped_mm transformers::grouped_mm_fallback",
             mixing.grouped_mm,
             lambda call: t.GroupedMatmul(),
-            lambda call: shape_of(call.node.args[0].meta["val"])[-1:],  # type: ignore[union-attr]
+            lambda call: call.extents(call.node.args[0].meta["val"])[-1:],  # type: ignore[union-attr]
         ),
         **_rule("convolution", mixing.convolution, _conv, _conv_reduced, "input"),
         **_rule("bi_inductor::attention", mixing.attention, _attention, _attention_reduced, "q"),
@@ -492,6 +496,7 @@ def _judged(call: Call, transfer: Transfer, rule: Rule | None) -> Judgement:
             remedy=coupled.remedy,
             blame=coupled.blame if isinstance(coupled.blame, Node) else None,
             over_batch=coupled.over_batch,
+            unless_equal=coupled.unless_equal,
         )
     template = rule.template(call) if rule else None
     if rule is None or template is None:

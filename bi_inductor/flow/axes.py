@@ -62,19 +62,29 @@ class Value:
 
 
 class Coupled(Exception):
-    """An op mixes samples. ``reason`` continues the sentence "<op> ..."; ``instead`` is what to go on with."""
+    """An op mixes samples. ``reason`` continues the sentence "<op> ..."; ``instead`` is what to go on with.
+
+    ``unless_equal``: it does not if these two sizes are equal in every call.
+    """
 
     def __init__(
-        self, reason: str, remedy: str, *, blame: object = None, over_batch: bool = False
+        self,
+        reason: str,
+        remedy: str,
+        *,
+        blame: object = None,
+        over_batch: bool = False,
+        unless_equal: tuple[Extent, Extent] | None = None,
     ) -> None:
         super().__init__(reason)
         self.reason, self.remedy, self.blame, self.over_batch = reason, remedy, blame, over_batch
+        self.unless_equal = unless_equal
 
 
 def extent_of(size: Any) -> Extent:
     """Return the int or the expanded sympy expression of a size, as ``total`` does: equal sizes compare equal."""
     if isinstance(size, torch.SymInt):
-        return _expanded(size.node.expr)
+        return expanded(size.node.expr)
     return int(size)
 
 
@@ -98,18 +108,29 @@ def quotient(numerator: Extent, denominator: Extent) -> Extent | None:
 
 def total(dim: Iterable[Axis]) -> Extent:
     """Return the product of the extents."""
-    product = reduce(lambda a, b: a * b, (axis.extent for axis in dim), 1)
-    return product if isinstance(product, int) else _expanded(product)
+    return product(axis.extent for axis in dim)
+
+
+def product(extents: Iterable[Extent]) -> Extent:
+    """Return the product of extents."""
+    made = reduce(lambda a, b: a * b, extents, 1)
+    return made if isinstance(made, int) else expanded(made)
 
 
 @lru_cache(maxsize=4096)
-def _expanded(expr: sympy.Expr) -> Extent:
+def expanded(expr: sympy.Expr) -> Extent:
+    """Return the int or the expanded expression: one spelling of each polynomial."""
     return int(expr) if expr.is_Integer else sympy.expand(expr)
 
 
 def carries(dim: Dim) -> bool:
     """Whether a dim carries the batch."""
     return any(axis.carries for axis in dim)
+
+
+def is_same(dim: Dim) -> bool:
+    """Whether nothing changes along a dim."""
+    return all(axis.role == Role.SAME for axis in dim)
 
 
 def same(extent: Extent) -> Dim:
@@ -240,9 +261,9 @@ def join_dims(a: Dim, b: Dim) -> Dim:
         return _join_plain(a, b)
     pairs = _refine(significant(a), significant(b))
     if pairs is None:
-        if all(axis.role == Role.SAME for axis in b):
+        if is_same(b):
             return a
-        if all(axis.role == Role.SAME for axis in a):
+        if is_same(a):
             return b
         raise Coupled(
             "combines samples with values that are laid out differently along the batch",
@@ -252,9 +273,9 @@ def join_dims(a: Dim, b: Dim) -> Dim:
 
 
 def _join_plain(a: Dim, b: Dim) -> Dim:
-    if all(axis.role == Role.SAME for axis in b):
+    if is_same(b):
         return a
-    if all(axis.role == Role.SAME for axis in a):
+    if is_same(a):
         return b
     pairs = _refine(significant(a), significant(b))
     if pairs is None:

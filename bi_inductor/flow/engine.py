@@ -15,10 +15,9 @@ from bi_inductor.flow.axes import (
     Extent,
     Role,
     Value,
-    extent_of,
     plain,
-    shape_of,
 )
+from bi_inductor.flow.sizes import Sizes
 
 Result = Value | tuple[Value, ...] | None
 Transfer = Callable[["Call"], Result]
@@ -30,6 +29,7 @@ class Flow:
     def __init__(self, batch_symbols: frozenset[sympy.Symbol] = frozenset()) -> None:
         self.values: dict[Node, Result] = {}
         self.batch_symbols = batch_symbols
+        self.sizes = Sizes()
 
     def value(self, node: Node) -> Value:
         """Return the value of a tensor node; a tensor that was never seen is shared by all samples."""
@@ -37,14 +37,15 @@ class Flow:
         if isinstance(found, Value):
             return found
         fake = node.meta.get("val")
-        return plain(shape_of(fake)) if isinstance(fake, torch.Tensor) else Value(())
+        return plain(self.sizes.shape(fake)) if isinstance(fake, torch.Tensor) else Value(())
 
     def is_batch_size(self, number: object) -> bool:
         """Whether a number (a node or a literal) follows the size of the batch."""
         fake = number.meta.get("val") if isinstance(number, Node) else number
         if not isinstance(fake, (torch.SymInt, torch.SymFloat, torch.SymBool)):
             return False
-        return bool(fake.node.expr.free_symbols & self.batch_symbols)
+        spelled = self.sizes.of(fake) if isinstance(fake, torch.SymInt) else fake.node.expr
+        return bool(getattr(spelled, "free_symbols", frozenset()) & self.batch_symbols)
 
 
 class Call:
@@ -84,12 +85,21 @@ class Call:
     def shape(self) -> tuple[Extent, ...]:
         """The extents of the first output."""
         fake = self.outputs[0]
-        return shape_of(fake) if isinstance(fake, torch.Tensor) else ()
+        return self.extents(fake) if isinstance(fake, torch.Tensor) else ()
 
     @property
     def shapes(self) -> list[tuple[Extent, ...]]:
         """The extents of all tensor outputs."""
-        return [shape_of(fake) for fake in self.outputs if isinstance(fake, torch.Tensor)]
+        return [self.extents(fake) for fake in self.outputs if isinstance(fake, torch.Tensor)]
+
+    def extents(self, fake: torch.Tensor) -> tuple[Extent, ...]:
+        """Return the extents of a fake tensor, as short as the graph's views allow."""
+        return self.flow.sizes.shape(fake)
+
+    def extent(self, number: object) -> Extent | None:
+        """Return the extent that a size argument (literal, SymInt or node) stands for."""
+        fake = number.meta.get("val") if isinstance(number, Node) else number
+        return self.flow.sizes.of(fake) if isinstance(fake, (int, torch.SymInt)) else None
 
     def pack(self, values: Sequence[Value]) -> Result:
         """Return the values as the node returns them: one tensor, or a tuple."""
@@ -140,12 +150,6 @@ def bind(node: Node) -> dict[str, Any]:
 def is_tensor(node: object) -> bool:
     """Whether a node stands for one tensor."""
     return isinstance(node, Node) and isinstance(node.meta.get("val"), torch.Tensor)
-
-
-def extent_arg(number: object) -> Extent | None:
-    """Return the extent that a size argument (literal, SymInt or node) stands for."""
-    fake = number.meta.get("val") if isinstance(number, Node) else number
-    return extent_of(fake) if isinstance(fake, (int, torch.SymInt)) else None
 
 
 def batch_axis(dims: Dims) -> Axis | None:

@@ -22,6 +22,7 @@ from bi_inductor.flow.axes import (
     Value,
     carries,
     dim_key,
+    is_same,
     join_dims,
     one_batch,
     quotient,
@@ -30,7 +31,7 @@ from bi_inductor.flow.axes import (
     total,
     vary,
 )
-from bi_inductor.flow.engine import Call, Result, extent_arg
+from bi_inductor.flow.engine import Call, Result
 from bi_inductor.flow.facts import Counting, OwnRow, Routing, Selection, SortedKeys
 from bi_inductor.flow.views import join, origin_of, pointwise
 
@@ -79,7 +80,7 @@ def _labelled(index: Value, dim: Dim) -> Value:
     """The index with its batch labelled; along a dim where nothing changes any index reads the same."""
     if carries(dim):
         return own_rows(index, dim)
-    if dim and all(axis.role == Role.SAME for axis in dim):
+    if dim and is_same(dim):
         return Value(tuple(same(total(own)) for own in index.dims))
     return index
 
@@ -103,14 +104,19 @@ def own_rows(index: Value | None, base: Dim) -> Value:
     fact = index.fact
     if isinstance(fact, OwnRow) and dim_key(fact.base) == dim_key(base):
         return index
+    counted: tuple[Extent, Extent] | None = None
     if isinstance(fact, Counting):
         for d, dim in enumerate(index.dims):
-            if any(a.tag is fact.tag for a in dim) and total(dim) == total(base):
-                return Value((*index.dims[:d], base, *index.dims[d + 1 :]))
+            if any(a.tag is fact.tag for a in dim):
+                if total(dim) == total(base):
+                    return Value((*index.dims[:d], base, *index.dims[d + 1 :]))
+                counted = total(dim), total(base)
     if total(base) == 1:
         return index if any(carries(d) for d in index.dims) else _label_one(index, base)
     if all(not carries(dim) for dim in index.dims):
-        raise Coupled("reads samples at fixed positions of the batch", _INDEX_REMEDY)
+        raise Coupled(
+            "reads samples at fixed positions of the batch", _INDEX_REMEDY, unless_equal=counted
+        )
     raise Coupled("may read other samples through a computed index", _INDEX_REMEDY)
 
 
@@ -210,7 +216,7 @@ def _shrunk_to(operand: Value, value: Value, at: int) -> Value:
     dims = []
     for d, (dim, target) in enumerate(zip(operand.dims, value.dims, strict=True)):
         if d == at or total(dim) != total(target):
-            if carries(dim):
+            if carries(dim) or (d != at and carries(target)):
                 raise Coupled("writes some samples over others", _INDEX_REMEDY)
             dims.append(same(1))
         else:
@@ -247,17 +253,13 @@ def home_of(ind: Value, target: Dim) -> Dim:
         own_rows(ind, target)
         return target
     fact = ind.fact
-    if isinstance(fact, OwnRow) and total(fact.base) == total(target) and _is_same(target):
+    if isinstance(fact, OwnRow) and total(fact.base) == total(target) and is_same(target):
         return fact.base
     raise Coupled(
         "collects rows of several samples in one place",
         "scatter along a dimension that is not the batch",
         over_batch=True,
     )
-
-
-def _is_same(dim: Dim) -> bool:
-    return all(axis.role == Role.SAME for axis in dim)
 
 
 def index_put(call: Call) -> Result:
@@ -408,7 +410,7 @@ def sort(call: Call) -> Result:
 def divide(call: Call) -> Result:
     """Elementwise; ``permutation // k`` drops the inner axes of the rows that it points to."""
     fact = _operand_fact(call)
-    divisor = extent_arg(call.get("other"))
+    divisor = call.extent(call.get("other"))
     floor = call.get("rounding_mode", "floor") == "floor"
     if isinstance(fact, OwnRow) and divisor is not None and floor:
         axes, inner = list(significant(fact.base)), divisor
@@ -427,7 +429,7 @@ def divide(call: Call) -> Result:
 def remainder(call: Call) -> Result:
     """Elementwise; ``permutation % tokens`` drops the outer axes of the rows that it points to."""
     fact = _operand_fact(call)
-    modulus = extent_arg(call.get("other"))
+    modulus = call.extent(call.get("other"))
     if isinstance(fact, OwnRow) and modulus is not None:
         axes = list(significant(fact.base))
         while axes and total(axes) != modulus and not axes[0].carries:

@@ -252,7 +252,7 @@ def _heads(q: Dim, k: Dim, v: Dim) -> Dim:
     """Key heads may be fewer; the batch must lie in the same dim of all three."""
     if total(q) == total(k):
         return join_dims(join_dims(q, k), v)
-    if carries(k) or carries(v):
+    if any(map(carries, (k, v))) or (carries(q) and total(k) != 1):
         raise Coupled("attends to keys of another sample", "repeat the heads, not the batch")
     return q
 

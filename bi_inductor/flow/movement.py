@@ -23,7 +23,7 @@ from bi_inductor.flow.axes import (
     total,
     vary,
 )
-from bi_inductor.flow.engine import Call, Result, Transfer, extent_arg
+from bi_inductor.flow.engine import Call, Result, Transfer
 from bi_inductor.flow.facts import WHOLE_BATCH, Aggregate, OwnRow, Picked
 from bi_inductor.flow.views import PICK_REMEDY, VIEW_REMEDY, join, view
 
@@ -78,7 +78,7 @@ def _batches_inside(dim: Dim, size: Extent) -> Dim | None:
 
 
 def _starts_on(call: Call, dim: Dim, inner: Dim) -> bool:
-    start = extent_arg(call.get("start") or 0)
+    start = call.extent(call.get("start") or 0)
     unit = total(a for a in significant(dim)[1:])
     return (
         start is not None and quotient(start, unit) is not None and call.get("step", 1) in (1, None)

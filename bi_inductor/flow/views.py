@@ -14,9 +14,11 @@ from bi_inductor.flow.axes import (
     Role,
     Value,
     carries,
+    is_same,
     join_dims,
     one_batch,
     plain,
+    product,
     quotient,
     regroup,
     same,
@@ -55,6 +57,9 @@ def join(values: Sequence[Value], shape: Sequence[Extent]) -> Value:
                 if total(given) != 1:
                     raise Coupled("reads the whole batch for each of its results", PICK_REMEDY)
                 dim = join_dims(dim, tuple(a for a in given if a.carries))
+            elif total(given) != 1 and not is_same(given):
+                # not a broadcast, so the same size in another spelling
+                dim = join_dims(dim, vary(size))
         dims.append(dim)
     return Value(one_batch(tuple(dims)))
 
@@ -170,15 +175,39 @@ def _is_view_name(node: Node) -> bool:
 def view(call: Call) -> Result:
     """Any op that keeps the row-major order of the elements."""
     value = call.flow.value(call.node.all_input_nodes[0])
-    shape = call.shape
+    shape = _viewed_shape(call, value)
     if tuple(total(dim) for dim in value.dims) == shape:
         return value
     dims = regroup(value.dims, shape)
+    if dims is None and not any(map(carries, value.dims)):
+        return plain(shape)  # wherever the elements go, all samples share them
     if dims is None:
         raise Coupled(
             "cuts the batch into groups or interleaves it with another dimension", VIEW_REMEDY
         )
     return Value(dims, value.fact)
+
+
+def _viewed_shape(call: Call, value: Value) -> tuple[Extent, ...]:
+    """The extents of a view, by its own arguments: what is asked for is what is made, of the same elements."""
+    sizes, made = call.flow.sizes, call.shape
+    asked = call.get("size", call.get("shape"))
+    if not isinstance(asked, (list, tuple)) or len(asked) != len(made):
+        return made
+    given = [call.extent(size) for size in asked]
+    shape = [
+        extent if size in (None, -1) else sizes.learn(size, extent)
+        for size, extent in zip(given, made, strict=True)
+    ]
+    elements = product(map(total, value.dims))
+    if -1 in given:
+        at = given.index(-1)
+        # torch refuses a -1 beside a zero
+        inferred = sizes.divided(elements, product([*shape[:at], *shape[at + 1 :]]))
+        if inferred is not None:
+            shape[at] = sizes.learn(inferred, shape[at])
+    sizes.learn_product(elements, product(shape))
+    return tuple(shape)
 
 
 def unsqueeze(call: Call) -> Result:

@@ -1,6 +1,6 @@
 """Capture the ATen graph of a function as the backend sees it, and plan it; no kernel of ours runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -26,9 +26,13 @@ def plans_of(
     then: Callable[[torch.fx.GraphModule, Planned], Any] | None = None,
     fullgraph: bool = True,
     device: str = "cpu",
+    again: Sequence[tuple[Any, ...]] = (),
     **kwargs: Any,
 ) -> list[Planned]:
-    """Compile ``fn`` with a backend that plans each joint or inference graph and returns zeros."""
+    """Compile ``fn`` with a backend that plans each joint or inference graph and returns zeros.
+
+    ``again``: the inputs of further calls, which are planned anew where the guards do not admit them.
+    """
     torch._dynamo.reset()
     plans: list[Planned] = []
 
@@ -67,6 +71,8 @@ def plans_of(
 
     compiled = torch.compile(fn, backend=backend, dynamic=dynamic, fullgraph=fullgraph)
     compiled(*inputs, **kwargs)
+    for others in again:
+        compiled(*others, **kwargs)
     return plans
 
 

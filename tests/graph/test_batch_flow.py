@@ -199,6 +199,7 @@ MIXED = {
     ),
     "gate by half the batch": lambda x: torch.nn.functional.glu(torch.cat([x, x]).float(), 0),
     "triangle": lambda x: x[:, 0].tril(),
+    "written to the first samples": lambda x: x.scatter(2, torch.zeros(2, 2, 1).long(), 5),
     "scattered samples": lambda x: torch.zeros(5, 4).long().index_add(0, x[:, 0, 0] % 5, x[:, 0]),
 }
 

@@ -38,9 +38,9 @@ class Architecture:
 
     @property
     def any_size(self) -> bool:
-        """Whether it is provable with every size symbolic.
+        """Whether it is compiled with every size symbolic.
 
-        Swin counts its windows, and from them its samples, by dividing symbolic image sizes; its batch alone may be.
+        Swin is provable so (``tests/graph/test_symbolic_sizes.py``), but torch traces its windows for many minutes.
         Modules outside of the graphs loop over samples and blocks, whose number is one then.
         """
         return not self.name.startswith("swin") and not self.outside

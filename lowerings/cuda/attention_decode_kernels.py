@@ -83,25 +83,6 @@ def _weight(m, m_new):
 
 
 @gluon.jit
-def _block_sums(p, BLOCKS: gl.constexpr, KEYS: gl.constexpr, SHARED: gl.constexpr):
-    """``block_sum`` of the Triton kernel for every block of ``p [BLOCKS, 16, KEYS]``; ``SHARED`` warps have a block each."""
-    W: gl.constexpr = gl.num_warps()
-    x = gl.sum(p.reshape((BLOCKS, _ROWS, 2, KEYS // 2)), axis=2)
-    x = x.reshape((BLOCKS, _ROWS, 4, KEYS // 8))
-    if SHARED < W:
-        # once through shared memory, not once for each pair of warps
-        whole: gl.constexpr = gl.BlockedLayout(
-            [1, 1, 4, 1], [1, 4, 1, 8], [SHARED, W // SHARED, 1, 1], [3, 2, 1, 0]
-        )
-        x = gl.convert_layout(x, whole)
-    x = gl.sum(x.reshape((BLOCKS, _ROWS, 2, KEYS // 4)), axis=2)
-    x = gl.sum(x.reshape((BLOCKS, _ROWS, 2, KEYS // 8)), axis=2)
-    x = gl.sum(x.reshape((BLOCKS, _ROWS, KEYS // 16, 2)), axis=3)
-    x = gl.sum(x.reshape((BLOCKS, _ROWS, 2, KEYS // 32)), axis=2)
-    return gl.sum(x, axis=2)
-
-
-@gluon.jit
 def _merge(m, l, acc, m_piece, l_piece, acc_piece):
     m_new = gl.maximum(m, m_piece)
     old = _weight(m, m_new)
@@ -173,15 +154,15 @@ def decode(
     k_smem = gl.allocate_shared_memory(dtype, [BLOCKS, KEYS, BD], stack)
     v_smem = gl.allocate_shared_memory(dtype, [BLOCKS, KEYS, BDV], stack)
     p_smem = gl.allocate_shared_memory(dtype, [BLOCKS, _ROWS, KEYS], stack)
-    flat_stack: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
-    flat: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
-    top_smem = gl.allocate_shared_memory(gl.float32, [BLOCKS, _ROWS], flat_stack)
-    sum_smem = gl.allocate_shared_memory(gl.float32, [BLOCKS, _ROWS], flat_stack)
+    top_smem = gl.allocate_shared_memory(
+        gl.float32, [BLOCKS, _ROWS], gl.SwizzledSharedLayout(1, 1, 1, [1, 0])
+    )
     # the same bytes, block by block
     v_blocks = v_smem._reinterpret(dtype, [BLOCKS, KEYS, BDV], sheet)
     p_blocks = p_smem._reinterpret(dtype, [BLOCKS, _ROWS, KEYS], sheet)
-    top_blocks = top_smem._reinterpret(gl.float32, [BLOCKS, _ROWS], flat)
-    sum_blocks = sum_smem._reinterpret(gl.float32, [BLOCKS, _ROWS], flat)
+    top_blocks = top_smem._reinterpret(
+        gl.float32, [BLOCKS, _ROWS], gl.SwizzledSharedLayout(1, 1, 1, [0])
+    )
 
     pair = gl.program_id(0)
     piece = gl.program_id(1)
@@ -228,13 +209,14 @@ def decode(
     async_copy.commit_group()
 
     q_smem = gl.allocate_shared_memory(dtype, [_ROWS, BD], sheet, q)
+    ones = gl.full((KEYS, 8 * W), 1.0, dtype, v_layout)
     block = gl.arange(0, BLOCKS, gl.SliceLayout(1, tops))
     m_top = gl.full((_ROWS,), float("-inf"), gl.float32, top_rows)
     m = gl.full((_ROWS,), float("-inf"), gl.float32, rows)
-    l = gl.zeros((_ROWS,), gl.float32, rows)
+    l = gl.zeros((_ROWS, 8 * W), gl.float32, summed)
     acc = gl.zeros((_ROWS, BDV), gl.float32, summed)
     m_all = m
-    l_all = l
+    l_all = gl.zeros((_ROWS,), gl.float32, rows)
     acc_all = acc
     for step in range(steps):
         begin = first + step * STEP
@@ -274,7 +256,6 @@ def decode(
         base = gl.where(top == float("-inf"), 0.0, top)
         minus = (-base)[:, :, None].broadcast_to(s.shape)
         p = gl.exp2(gl.fma(s, gl.full_like(s, 1.0) * scale2, minus))
-        sum_smem.store(_block_sums(p, BLOCKS, KEYS, SHARED))
         p_smem.store(p.to(dtype))
         async_copy.wait_group(1)
         for i in gl.static_range(BLOCKS):
@@ -282,7 +263,7 @@ def decode(
             old = _weight(m, m_new)
             m = m_new
             p_part = p_blocks.index(i).load(p_layout)
-            l = gl.fma(l, old, sum_blocks.index(i).load(rows))
+            l = mma_v2(p_part, ones, l * old[:, None])
             v_part = v_blocks.index(i).load(v_layout)
             acc = mma_v2(p_part, v_part, acc * old[:, None])
         if step + 1 < steps:
@@ -291,12 +272,13 @@ def decode(
         async_copy.commit_group()
         if not PARALLEL:  # noqa: SIM102
             if (step + 1) % (SPLIT // STEP) == 0:
-                m_all, l_all, acc_all = _merge(m_all, l_all, acc_all, m, l, acc)
+                # 8 * W equal columns: their maximum is any of them
+                m_all, l_all, acc_all = _merge(m_all, l_all, acc_all, m, gl.max(l, axis=1), acc)
                 m = gl.full((_ROWS,), float("-inf"), gl.float32, rows)
                 m_top = gl.full((_ROWS,), float("-inf"), gl.float32, top_rows)
-                l = gl.zeros((_ROWS,), gl.float32, rows)
+                l = gl.zeros((_ROWS, 8 * W), gl.float32, summed)
                 acc = gl.zeros((_ROWS, BDV), gl.float32, summed)
-    m, l_row, acc = _merge(m_all, l_all, acc_all, m, l, acc)
+    m, l_row, acc = _merge(m_all, l_all, acc_all, m, gl.max(l, axis=1), acc)
     if MASK > 0:  # noqa: SIM102
         if gl.max(gl.max((acc != acc).to(gl.int32), axis=1), axis=0) > 0:
             acc = _repaired(acc, v_base, v_row, first, stop, solid, mask_row, mask_k,
@@ -304,9 +286,9 @@ def decode(
     head = gl.arange(0, _ROWS, rows)
     dv = gl.arange(0, BDV, gl.SliceLayout(0, summed))
     mine = (head < GROUP)[:, None] & (dv < DV)[None, :]
-    line = b * heads + kv * GROUP + head
+    flat = b * heads + kv * GROUP + head
     if PARALLEL:
-        place = line * pieces + piece
+        place = flat * pieces + piece
         gl.store(part_ptr + place[:, None] * DV + dv[None, :], acc, mask=mine)
         gl.store(stat_ptr + place * 2, m, mask=head < GROUP)
         gl.store(stat_ptr + place * 2 + 1, l_row, mask=head < GROUP)
@@ -316,7 +298,7 @@ def decode(
         share = gl.div_rn(gl.full_like(safe, 1.0), safe)
         out = gl.where(empty[:, None], 0.0, acc * share[:, None])
         lse = gl.where(empty, 0.0, (m + gl.log2(safe)) * _LN2)
-        gl.store(lse_ptr + line, lse, mask=head < GROUP)
+        gl.store(lse_ptr + flat, lse, mask=head < GROUP)
         at = b * out_b + (kv * GROUP + head) * out_h
         gl.store(out_ptr + at[:, None] + dv[None, :], out.to(dtype), mask=mine)
 

@@ -14,7 +14,7 @@ from lowerings.cuda.launching import launch as launch_kernel
 from lowerings.cuda.plans import KEY_BLOCK, KEY_SPLIT
 
 #: blocks of keys and of values in flight; rows of a program
-STAGES = 3
+STAGES = 4
 _ROWS = 128
 _HALVES = (torch.bfloat16, torch.float16)
 #: keys and values worked on at a time; a Hopper has 50 MB of L2

@@ -112,15 +112,16 @@ def _load(
             GROUP, SLOTS, IS_CAUSAL, MASK, BM, KEYS,
         )  # fmt: skip
         if blocks > 0:
-            mbarrier.wait(q_free, taken & 1 ^ 1)
-            mbarrier.expect(q_ready, 2 * q_desc.block_type.nbytes)
+            at = taken % 2
+            mbarrier.wait(q_free.index(at), (taken // 2) & 1 ^ 1)
+            mbarrier.expect(q_ready.index(at), 2 * q_desc.block_type.nbytes)
             query = tile * (BM // SLOTS)
             for half in gl.static_range(2):
                 tma.async_copy_global_to_shared(
                     q_desc,
                     [b, query + half * (BM // 2 // SLOTS), kv * GROUP, 0],
-                    q_ready,
-                    q_smem.index(half),
+                    q_ready.index(at),
+                    q_smem.index(2 * at + half),
                 )
             taken += 1
         if tile >= 0:
@@ -143,10 +144,10 @@ def _load(
 
 
 @gluon.jit
-def _scores(q, k_smem, ROWS: gl.constexpr, KEYS: gl.constexpr, BD: gl.constexpr):
+def _scores(q_smem, k_smem, ROWS: gl.constexpr, KEYS: gl.constexpr, BD: gl.constexpr):
     s = gl.zeros((ROWS, KEYS), gl.float32, _accumulator(KEYS))
     return warpgroup_mma(
-        q,
+        q_smem,
         k_smem.reshape((KEYS, BD)).permute((1, 0)),
         s,
         use_acc=False,
@@ -169,19 +170,6 @@ def _softmax(s, m, scale2, begin, limit, EDGE, KEYS: gl.constexpr):
 
 
 @gluon.jit
-def _block_sum(p, KEYS: gl.constexpr):
-    """The sum of each row: in pairs, so that no layout has a say in its order. Register by register, then over lanes."""
-    ROWS: gl.constexpr = p.shape[0]
-    layout: gl.constexpr = gl.SliceLayout(1, p.type.layout)
-    x = gl.sum(p.reshape((ROWS, 2, KEYS // 2)), axis=1)
-    x = gl.sum(x.reshape((ROWS, 2, KEYS // 4)), axis=1)
-    x = gl.sum(x.reshape((ROWS, 2, KEYS // 8)), axis=1)
-    x = gl.sum(x.reshape((ROWS, KEYS // 16, 2)), axis=2)
-    x = gl.sum(x.reshape((ROWS, 2, KEYS // 32)), axis=1)
-    return gl.convert_layout(gl.sum(x, axis=1), layout)
-
-
-@gluon.jit
 def _weights(m, m_new):
     return gl.exp2(m - gl.where(m_new == float("-inf"), 0.0, m_new))
 
@@ -199,15 +187,9 @@ def _merge(m, l, acc, m_piece, l_piece, acc_piece):
 
 
 @gluon.jit
-def _sum_of(sum_smem, like, fresh):
-    """The sum of the pieces so far, which has no registers of its own: it is touched once in eight blocks."""
-    return gl.where(fresh, gl.zeros_like(like), sum_smem.load(like.type.layout))
-
-
-@gluon.jit
 def _step(
-    i, n, q, k_smem, v_smem, k_ready, v_ready, k_free, v_free, scale2, first, limit,
-    m_all, l_all, sum_smem, m, l, acc, p,
+    i, n, q_smem, k_smem, v_smem, ones, k_ready, v_ready, k_free, v_free, scale2, first, limit,
+    m_all, l_all, acc_all, m, l, acc, p,
     EDGE: gl.constexpr, KEYS: gl.constexpr, SPLIT: gl.constexpr, STAGES: gl.constexpr,
     BD: gl.constexpr, BDV: gl.constexpr,
 ):  # fmt: skip
@@ -218,36 +200,40 @@ def _step(
     slot = n % STAGES
     before = (n - 1) % STAGES
     mbarrier.wait(k_ready.index(slot), (n // STAGES) & 1)
-    token = _scores(q, k_smem.index(slot), m.shape[0], KEYS, BD)
+    token = _scores(q_smem, k_smem.index(slot), m.shape[0], KEYS, BD)
     v = v_smem.index(before).reshape((KEYS, BDV))
+    l_token = warpgroup_mma(p, ones, l, is_async=True)
     acc_token = warpgroup_mma(p, v, acc, is_async=True)
-    s = warpgroup_mma_wait(1, deps=(token,))
+    s = warpgroup_mma_wait(2, deps=(token,))
     mbarrier.arrive(k_free.index(slot), count=1)
     begins = i % (SPLIT // KEYS) == 0
     m_new, p_new, old = _softmax(
         s, gl.where(begins, float("-inf"), m), scale2, first + i * KEYS, limit, EDGE, KEYS
     )
-    added = _block_sum(p_new, KEYS)
     p_new = gl.convert_layout(p_new.to(p.dtype), p.type.layout)
     # values of this block, for the next step. Here, because no compiler moves the softmax below a branch
     mbarrier.wait(v_ready.index(slot), (n // STAGES) & 1)
-    acc, p, p_new, added = warpgroup_mma_wait(0, deps=(acc_token, p, p_new, added))
+    l, acc, p, p_new = warpgroup_mma_wait(0, deps=(l_token, acc_token, p, p_new))
     mbarrier.arrive(v_free.index(before), count=1)
     if begins:
-        acc_all = _sum_of(sum_smem, acc, i == SPLIT // KEYS)
-        m_all, l_all, acc_all = _merge(m_all, l_all, acc_all, m, l, acc)
-        sum_smem.store(acc_all)
+        m_all, l_all, acc_all = _merge(m_all, l_all, acc_all, m, _row_sum(l, m), acc)
         acc = gl.zeros_like(acc)
-        l = added
+        l = gl.zeros_like(l)
     else:
         acc = acc * gl.convert_layout(old, gl.SliceLayout(1, acc.type.layout))[:, None]
-        l = gl.fma(l, old, added)
-    return m_all, l_all, m_new, l, acc, p_new
+        l = l * gl.convert_layout(old, gl.SliceLayout(1, l.type.layout))[:, None]
+    return m_all, l_all, acc_all, m_new, l, acc, p_new
+
+
+@gluon.jit
+def _row_sum(l, m):
+    # sixteen equal columns: their maximum is any of them
+    return gl.convert_layout(gl.max(l, axis=1), m.type.layout)
 
 
 @gluon.jit
 def _consume(
-    out_ptr, lse_ptr, start_ptr, end_ptr, solid_ptr, note_ptr, q_smem, k_smem, v_smem, sum_smem,
+    out_ptr, lse_ptr, start_ptr, end_ptr, solid_ptr, note_ptr, ones, q_smem, k_smem, v_smem,
     q_ready, k_ready, v_ready, q_free, k_free, v_free,
     tiles, pairs, section, heads, kv_heads, queries, keys, scale2,
     out_b, out_h, out_row, start_b, start_h, start_q,
@@ -267,11 +253,12 @@ def _consume(
             GROUP, SLOTS, IS_CAUSAL, MASK, BM, KEYS,
         )  # fmt: skip
         if blocks > 0:
+            at = taken % 2
             _consume_tile(
                 out_ptr, lse_ptr, end_ptr, note_ptr + pair * tiles + tile,
-                q_smem.index(HALF), k_smem, v_smem, sum_smem.index(HALF),
-                q_ready, k_ready, v_ready, q_free, k_free, v_free,
-                taken & 1, n, b.to(gl.int64), kv, tile * BM + HALF * (BM // 2), first, full, blocks, heads, queries, keys, scale2,
+                ones, q_smem.index(2 * at + HALF), k_smem, v_smem,
+                q_ready.index(at), k_ready, v_ready, q_free.index(at), k_free, v_free,
+                (taken // 2) & 1, n, b.to(gl.int64), kv, tile * BM + HALF * (BM // 2), first, full, blocks, heads, queries, keys, scale2,
                 out_b, out_h, out_row, start_b, start_h, start_q,
                 GROUP, SLOTS, IS_CAUSAL, MASK, BM // 2, KEYS, SPLIT, STAGES, DV, BD, BDV,
             )  # fmt: skip
@@ -281,7 +268,7 @@ def _consume(
 
 @gluon.jit
 def _consume_tile(
-    out_ptr, lse_ptr, end_ptr, note, q_smem, k_smem, v_smem, sum_smem,
+    out_ptr, lse_ptr, end_ptr, note, ones, q_smem, k_smem, v_smem,
     q_ready, k_ready, v_ready, q_free, k_free, v_free,
     phase, n, b, kv, begin, first, full, blocks, heads, queries, keys, scale2,
     out_b, out_h, out_row, start_b, start_h, start_q,
@@ -291,6 +278,7 @@ def _consume_tile(
 ):  # fmt: skip
     dtype: gl.constexpr = k_smem.dtype
     wide: gl.constexpr = _accumulator(BDV)
+    sums: gl.constexpr = _accumulator(16)
     by_row: gl.constexpr = gl.SliceLayout(1, _accumulator(KEYS))
     operand: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=wide, k_width=2)
     row = begin + gl.arange(0, ROWS, by_row)
@@ -301,42 +289,42 @@ def _consume_tile(
     if MASK:
         where = b * start_b + head * start_h + query.to(gl.int64) * start_q
         limit = gl.minimum(limit, gl.load(end_ptr + where, mask=ok, other=0))
+    q_smem = q_smem.reshape((ROWS, BD))
 
     m_all = gl.full((ROWS,), float("-inf"), gl.float32, by_row)
     l_all = gl.zeros((ROWS,), gl.float32, by_row)
-    acc = gl.zeros((ROWS, BDV), gl.float32, wide)
+    acc_all = gl.zeros((ROWS, BDV), gl.float32, wide)
+    acc = acc_all
+    l = gl.zeros((ROWS, 16), gl.float32, sums)
 
     slot = n % STAGES
     mbarrier.wait(q_ready, phase)
-    q_operand: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=_accumulator(KEYS), k_width=2)
-    q = q_smem.reshape((ROWS, BD)).load(q_operand)
-    mbarrier.arrive(q_free, count=1)
     mbarrier.wait(k_ready.index(slot), (n // STAGES) & 1)
-    token = _scores(q, k_smem.index(slot), ROWS, KEYS, BD)
+    token = _scores(q_smem, k_smem.index(slot), ROWS, KEYS, BD)
     s = warpgroup_mma_wait(0, deps=(token,))
     mbarrier.arrive(k_free.index(slot), count=1)
     m, p, _old = _softmax(s, m_all, scale2, first, limit, True, KEYS)
-    l = _block_sum(p, KEYS)
     p = gl.convert_layout(p.to(dtype), operand)
     mbarrier.wait(v_ready.index(slot), (n // STAGES) & 1)
     steady = gl.minimum(gl.maximum(full, 1), blocks)
     for i in range(1, steady):
-        m_all, l_all, m, l, acc, p = _step(
-            i, n + i, q, k_smem, v_smem, k_ready, v_ready, k_free, v_free, scale2, first, limit,
-            m_all, l_all, sum_smem, m, l, acc, p, False, KEYS, SPLIT, STAGES, BD, BDV,
+        m_all, l_all, acc_all, m, l, acc, p = _step(
+            i, n + i, q_smem, k_smem, v_smem, ones, k_ready, v_ready, k_free, v_free, scale2, first, limit,
+            m_all, l_all, acc_all, m, l, acc, p, False, KEYS, SPLIT, STAGES, BD, BDV,
         )  # fmt: skip
     for i in range(steady, blocks):
-        m_all, l_all, m, l, acc, p = _step(
-            i, n + i, q, k_smem, v_smem, k_ready, v_ready, k_free, v_free, scale2, first, limit,
-            m_all, l_all, sum_smem, m, l, acc, p, True, KEYS, SPLIT, STAGES, BD, BDV,
+        m_all, l_all, acc_all, m, l, acc, p = _step(
+            i, n + i, q_smem, k_smem, v_smem, ones, k_ready, v_ready, k_free, v_free, scale2, first, limit,
+            m_all, l_all, acc_all, m, l, acc, p, True, KEYS, SPLIT, STAGES, BD, BDV,
         )  # fmt: skip
+    mbarrier.arrive(q_free, count=1)
     slot = (n + blocks - 1) % STAGES
     v = v_smem.index(slot).reshape((KEYS, BDV))
+    l_token = warpgroup_mma(p, ones, l, is_async=True)
     acc_token = warpgroup_mma(p, v, acc, is_async=True)
-    acc, p = warpgroup_mma_wait(0, deps=(acc_token, p))
+    l, acc, p = warpgroup_mma_wait(0, deps=(l_token, acc_token, p))
     mbarrier.arrive(v_free.index(slot), count=1)
-    acc_all = _sum_of(sum_smem, acc, blocks <= SPLIT // KEYS)
-    m, l_row, acc = _merge(m_all, l_all, acc_all, m, l, acc)
+    m, l_row, acc = _merge(m_all, l_all, acc_all, m, _row_sum(l, m), acc)
 
     across: gl.constexpr = gl.SliceLayout(1, wide)
     empty = l_row == 0.0
@@ -375,19 +363,22 @@ def attend_hopper(
     A query has SLOTS rows, the power of two from GROUP on, which makes a tile of queries one box of [B, L, H, D].
     """
     dtype: gl.constexpr = q_desc.dtype
-    q_smem = gl.allocate_shared_memory(dtype, [2, 1, BM // 2 // SLOTS, SLOTS, BD], q_desc.layout)
+    q_smem = gl.allocate_shared_memory(dtype, [4, 1, BM // 2 // SLOTS, SLOTS, BD], q_desc.layout)
     k_smem = gl.allocate_shared_memory(dtype, [STAGES, 1, 1, KEYS, BD], k_desc.layout)
     v_smem = gl.allocate_shared_memory(dtype, [STAGES, 1, 1, KEYS, BDV], v_desc.layout)
-    spread: gl.constexpr = gl.SwizzledSharedLayout(vec=8, per_phase=1, max_phase=4, order=[1, 0])
-    sum_smem = gl.allocate_shared_memory(gl.float32, [2, BM // 2, BDV], spread)
-    q_ready = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
-    q_free = gl.allocate_shared_memory(gl.int64, [1], mbarrier.MBarrierLayout())
+    columns: gl.constexpr = gl.NVMMASharedLayout.get_default_for([KEYS, 16], dtype)
+    threads: gl.constexpr = gl.BlockedLayout([1, 4], [8, 4], [4, 1], [1, 0])
+    one = gl.full((KEYS, 16), 1.0, dtype, threads)
+    ones = gl.allocate_shared_memory(dtype, [KEYS, 16], columns, one)
+    q_ready = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
+    q_free = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     k_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     k_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
     v_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
-    mbarrier.init(q_ready, count=1)
-    mbarrier.init(q_free, count=2)
+    for i in gl.static_range(2):
+        mbarrier.init(q_ready.index(i), count=1)
+        mbarrier.init(q_free.index(i), count=2)
     for i in gl.static_range(STAGES):
         mbarrier.init(k_ready.index(i), count=1)
         mbarrier.init(v_ready.index(i), count=1)
@@ -398,14 +389,14 @@ def attend_hopper(
     gl.warp_specialize(
         [
             (_consume, (
-                out_ptr, lse_ptr, start_ptr, end_ptr, solid_ptr, note_ptr, q_smem, k_smem, v_smem, sum_smem,
+                out_ptr, lse_ptr, start_ptr, end_ptr, solid_ptr, note_ptr, ones, q_smem, k_smem, v_smem,
                 q_ready, k_ready, v_ready, q_free, k_free, v_free,
                 tiles, pairs, section, heads, kv_heads, queries, keys, scale2,
                 out_b, out_h, out_row, start_b, start_h, start_q,
                 0, GROUP, SLOTS, IS_CAUSAL, MASK, BM, KEYS, SPLIT, STAGES, DV, BD, BDV,
             )),
             (_consume, (
-                out_ptr, lse_ptr, start_ptr, end_ptr, solid_ptr, note_ptr, q_smem, k_smem, v_smem, sum_smem,
+                out_ptr, lse_ptr, start_ptr, end_ptr, solid_ptr, note_ptr, ones, q_smem, k_smem, v_smem,
                 q_ready, k_ready, v_ready, q_free, k_free, v_free,
                 tiles, pairs, section, heads, kv_heads, queries, keys, scale2,
                 out_b, out_h, out_row, start_b, start_h, start_q,

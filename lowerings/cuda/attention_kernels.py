@@ -1,8 +1,8 @@
 """Triton kernels of attention: one plan for prefill, chunk and decode.
 
 Plan of a query row, keys counted from ``start``, the first key it keeps: blocks of KEYS keys share one step of the running
-maximum; SPLIT keys make a piece; pieces (m, l, o) are merged in ascending order. l is added up block by block, a block in
-pairs (``block_sum``), since the tree of ``tl.sum`` follows the warps. A block without kept keys changes no bit, so
+maximum; SPLIT keys make a piece; pieces (m, l, o) are merged in ascending order. l is a row of ones times the rounded
+weights on the tensor core, since the tree of ``tl.sum`` follows the warps. A block without kept keys changes no bit, so
 tiles may skip it or not. Compile with enable_fp_fusion=False: a contracted exp2(m - m') is not exactly 1.
 """
 
@@ -69,20 +69,6 @@ def _weights(m, m_new):
 
 
 @triton.jit
-def block_sum(p, ROWS: tl.constexpr, KEYS: tl.constexpr):
-    """Sums of the rows of ``p [ROWS, KEYS]`` in pairs: with two terms at a time no layout has a say in the order.
-
-    The pairs are those that cost least where the tensor core leaves its results: key = 8 * register + 2 * lane + 0 or 1.
-    """
-    x = tl.sum(tl.reshape(p, (ROWS, 2, KEYS // 2)), axis=1)
-    x = tl.sum(tl.reshape(x, (ROWS, 2, KEYS // 4)), axis=1)
-    x = tl.sum(tl.reshape(x, (ROWS, 2, KEYS // 8)), axis=1)
-    x = tl.sum(tl.reshape(x, (ROWS, KEYS // 16, 2)), axis=2)
-    x = tl.sum(tl.reshape(x, (ROWS, 2, KEYS // 32)), axis=1)
-    return tl.sum(x, axis=1)
-
-
-@triton.jit
 def _merge(m, l, acc, m_piece, l_piece, acc_piece):
     """Pieces in ascending order: the same expression in the loop of a prefill and after a split decode."""
     m_new = tl.maximum(m, m_piece)
@@ -142,8 +128,8 @@ def _block(
         v = tl.load(v_at)
     else:
         v = tl.load(v_at, mask=(dv < DV)[None, :], other=0.0)
-    l = tl.fma(l, old, block_sum(p, BM, KEYS))
     p = p.to(v.dtype)
+    l = l * old[:, None]
     acc = acc * old[:, None]
     if REPAIR:
         # 0 * NaN: what a row does not see must not reach it
@@ -157,9 +143,12 @@ def _block(
         found = tl.dot(weight.to(tl.float16), down.to(tl.float16)) > 0.0
         bad = bad | (found.to(tl.int32) * 2)
         v = tl.where(finite, v, 0.0).to(v.dtype)
+    ones = tl.full((KEYS, 16), 1.0, v.dtype)
     if WIDEN:
+        l = tl.dot(p.to(tl.float32), ones.to(tl.float32), l, input_precision="ieee")
         acc = tl.dot(p.to(tl.float32), v.to(tl.float32), acc, input_precision="ieee")
     else:
+        l = tl.dot(p, ones, l, input_precision="ieee")
         acc = tl.dot(p, v, acc, input_precision="ieee")
     return m_new, l, acc, bad
 
@@ -177,7 +166,7 @@ def _walk(
     l_all = tl.zeros((BM,), tl.float32)
     acc_all = tl.zeros((BM, BDV), tl.float32)
     m = m_all
-    l = tl.zeros((BM,), tl.float32)
+    l = tl.zeros((BM, 16), tl.float32)
     acc = acc_all
     # bit 0: a kept value is NaN or inf, bit 1: NaN or -inf
     bad = tl.zeros((BM, BDV), tl.int32) if REPAIR else tl.zeros((1, 1), tl.int32)
@@ -188,9 +177,10 @@ def _walk(
             False, REPAIR, IS_CAUSAL, MASK, THRESHOLD, BM, KEYS, D, DV, BD, BDV, WIDEN,
         )  # fmt: skip
         if (begin - first + KEYS) % SPLIT == 0:
-            m_all, l_all, acc_all = _merge(m_all, l_all, acc_all, m, l, acc)
+            # sixteen equal columns: their maximum is any of them
+            m_all, l_all, acc_all = _merge(m_all, l_all, acc_all, m, tl.max(l, axis=1), acc)
             m = tl.full((BM,), float("-inf"), tl.float32)
-            l = tl.zeros((BM,), tl.float32)
+            l = tl.zeros((BM, 16), tl.float32)
             acc = tl.zeros((BM, BDV), tl.float32)
     for begin in range(full, end, KEYS):
         m, l, acc, bad = _block(
@@ -199,11 +189,11 @@ def _walk(
             True, REPAIR, IS_CAUSAL, MASK, THRESHOLD, BM, KEYS, D, DV, BD, BDV, WIDEN,
         )  # fmt: skip
         if (begin - first + KEYS) % SPLIT == 0:
-            m_all, l_all, acc_all = _merge(m_all, l_all, acc_all, m, l, acc)
+            m_all, l_all, acc_all = _merge(m_all, l_all, acc_all, m, tl.max(l, axis=1), acc)
             m = tl.full((BM,), float("-inf"), tl.float32)
-            l = tl.zeros((BM,), tl.float32)
+            l = tl.zeros((BM, 16), tl.float32)
             acc = tl.zeros((BM, BDV), tl.float32)
-    m_all, l_all, acc_all = _merge(m_all, l_all, acc_all, m, l, acc)
+    m_all, l_all, acc_all = _merge(m_all, l_all, acc_all, m, tl.max(l, axis=1), acc)
     return m_all, l_all, acc_all, bad
 
 

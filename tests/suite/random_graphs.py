@@ -59,7 +59,9 @@ def _pooled(x: Tensor, a: int) -> Tensor:
 
 def _groups(x: Tensor, a: int) -> Tensor:
     y = x if x.dim() == 3 else x.unsqueeze(1)
-    return F.group_norm(y, 1 + (a % 2 if y.shape[1] % 2 == 0 else 0))
+    groups = 1 + (a % 2 if y.shape[1] % 2 == 0 else 0)
+    # torch refuses one number in a group if the batch is one sample
+    return F.group_norm(y, groups) if y[0].numel() > groups else x
 
 
 def _scattered(x: Tensor, a: int) -> Tensor:

@@ -91,7 +91,7 @@ def test_keys_and_values_are_under_way_before_the_first_product(
     assert re.findall(r"wait_group\s+(\d)", ptx) == ["1", "1"]
     # scores of all blocks and their weights, then the sums block after block
     assert body.count("mma.sync.aligned.m16n8k16") == schedule.blocks * (
-        KEY_BLOCK // 8 * dim // 16 // 4 + KEY_BLOCK // 16 * (dim // 8 // 4)
+        KEY_BLOCK // 8 * dim // 16 // 4 + KEY_BLOCK // 16 * (1 + dim // 8 // 4)
     )
 
 

@@ -6,6 +6,7 @@ torch keeps ``h // (h // 4)`` for the 4 that a view asked for, and a quotient of
 import pytest
 import sympy
 import torch
+import torch.nn.functional as F
 from harness import plan_of
 
 from bi_inductor._torch import FloorDiv
@@ -51,6 +52,12 @@ def by_position(x):
     return x * torch.arange(count)[:, None, None, None]
 
 
+def keys_by_position(x):
+    count = (x.shape[0] * x.shape[1] + x.shape[1] - 1) // x.shape[1]
+    keys = torch.arange(float(SIDE))[:count, None, None, None].expand(-1, *x.shape[1:])
+    return F.scaled_dot_product_attention(x, keys, keys)
+
+
 def numbered(x):
     elements = (x.shape[0] * x.shape[1] * x.shape[2] * x.shape[3]) // FEATURES
     return x + torch.arange(elements).view(-1, x.shape[1], x.shape[2], 1)
@@ -82,7 +89,7 @@ def windows_as_samples(x):
 
 
 REFUSED = [
-    by_position, numbered, windows_of_neighbours, mask_of_a_window_count, sum_over_images, windows_as_samples,
+    by_position, keys_by_position, numbered, windows_of_neighbours, mask_of_a_window_count, sum_over_images, windows_as_samples,
 ]  # fmt: skip
 
 

@@ -132,6 +132,13 @@ def test_what_may_be_zero_is_not_divided_out_of_a_product():
     assert sizes.divided(2 * none * B, none * W) == 2
 
 
+def test_halves_of_sizes_are_left_as_they_are():
+    """torch writes ``h/2 + 3/2`` for a half of a size that it knows to be odd."""
+    sizes, half = Sizes(), H / 2 + sympy.Rational(3, 2)
+    sizes.learn_product(sympy.expand(B * half**2), sympy.expand(B * half))
+    assert sizes.divided(B * W, W) == B
+
+
 @torch.no_grad()
 def test_a_view_as_another_dtype_says_nothing_about_sizes():
     def fn(x):

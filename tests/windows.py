@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 SIDE, WINDOW, FEATURES = 12, 4, 64
-WEIGHT = torch.randn(FEATURES, FEATURES, generator=torch.Generator().manual_seed(0))
+WEIGHT = torch.randn(FEATURES, FEATURES, generator=torch.Generator().manual_seed(0)) / FEATURES**0.5
 
 
 def windows_of(x):

@@ -85,11 +85,11 @@ def _length(extent: Extent) -> tuple[int, str]:
 
 def _without_common_factors(a: sympy.Expr, b: sympy.Expr) -> tuple[Extent, Extent]:
     """Divide numbers and symbols out of both sides, but nothing that could be zero."""
-    number = sympy.igcd(*(int(side.as_content_primitive()[0]) for side in (a, b)))
+    numbers = [side.as_content_primitive()[0] for side in (a, b)]
+    # torch halves a size that it knows to be even: there are fractions among the numbers
+    number = sympy.igcd(*numbers) if all(n.is_Integer for n in numbers) else sympy.S.One
     symbols = sorted(a.free_symbols & b.free_symbols, key=str)
-    for factor in (number, *(s for s in symbols if s.is_positive)):
+    for factor in (*([number] if number > 1 else []), *(s for s in symbols if s.is_positive)):
         while (x := quotient(a, factor)) is not None and (y := quotient(b, factor)) is not None:
-            if factor == 1:
-                break
             a, b = x, y
     return a, b

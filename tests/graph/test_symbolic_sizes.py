@@ -6,6 +6,7 @@ torch keeps ``h // (h // 4)`` for the 4 that a view asked for, and a quotient of
 import pytest
 import sympy
 import torch
+import torch.nn.functional as F
 from harness import plan_of
 
 from bi_inductor._torch import FloorDiv
@@ -51,6 +52,12 @@ def by_position(x):
     return x * torch.arange(count)[:, None, None, None]
 
 
+def keys_by_position(x):
+    count = (x.shape[0] * x.shape[1] + x.shape[1] - 1) // x.shape[1]
+    keys = torch.arange(float(SIDE))[:count, None, None, None].expand(-1, *x.shape[1:])
+    return F.scaled_dot_product_attention(x, keys, keys)
+
+
 def numbered(x):
     elements = (x.shape[0] * x.shape[1] * x.shape[2] * x.shape[3]) // FEATURES
     return x + torch.arange(elements).view(-1, x.shape[1], x.shape[2], 1)
@@ -82,7 +89,7 @@ def windows_as_samples(x):
 
 
 REFUSED = [
-    by_position, numbered, windows_of_neighbours, mask_of_a_window_count, sum_over_images, windows_as_samples,
+    by_position, keys_by_position, numbered, windows_of_neighbours, mask_of_a_window_count, sum_over_images, windows_as_samples,
 ]  # fmt: skip
 
 
@@ -123,6 +130,13 @@ def test_what_may_be_zero_is_not_divided_out_of_a_product():
     sizes.learn_product(none * B, none * W)
     assert sizes.divided(B * H, W * H) is None
     assert sizes.divided(2 * none * B, none * W) == 2
+
+
+def test_halves_of_sizes_are_left_as_they_are():
+    """torch writes ``h/2 + 3/2`` for a half of a size that it knows to be odd."""
+    sizes, half = Sizes(), H / 2 + sympy.Rational(3, 2)
+    sizes.learn_product(sympy.expand(B * half**2), sympy.expand(B * half))
+    assert sizes.divided(B * W, W) == B
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ import torch
 from torch._C._dynamo.guards import _empty_strided_cpu
 
 from lowerings import _driver
-from lowerings.cuda import attention, launching, matmul, norm, shared, stream
+from lowerings.cuda import attention, launching, matmul, matmul_float32, norm, shared, stream
 
 
 class _Kernel:
@@ -206,8 +206,8 @@ CALLS = {
 
 
 KERNELS = (
-    *("product", "product_stream", "products_stream", "add_rms_held", "add_rms_rows"),
-    *("attend", "combine", "kept_range"),
+    *("product", "product_float32", "product_stream", "products_stream"),
+    *("add_rms_held", "add_rms_rows", "attend", "combine", "kept_range"),
 )
 
 
@@ -223,7 +223,8 @@ def test_a_call_on_other_tensors_repeats_its_launches(
     monkeypatch.setattr(matmul, "_device", lambda index: (132, False, 227 << 10))
     monkeypatch.setattr(attention.schedules, "multiprocessors", lambda device: 132)
     made: dict[str, _Kernel] = {}
-    for module in (matmul.kernels, stream.kernels, norm.kernels, attention.kernels):
+    modules = (matmul.kernels, matmul_float32, stream.kernels, norm.kernels, attention.kernels)
+    for module in modules:
         for each in KERNELS:
             if hasattr(module, each):
                 made[each] = _Kernel(*getattr(module, each).arg_names)

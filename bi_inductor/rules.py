@@ -94,7 +94,7 @@ _POINTWISE = [
         " bitwise_and bitwise_or bitwise_xor bitwise_not logical_and logical_or logical_xor logical_not"
         " erf erfc gelu silu mish softplus hardswish hardsigmoid leaky_relu elu celu prelu _prelu_kernel"
         " nan_to_num isnan isinf angle sgn remainder fmod floor_divide frexp digamma lgamma polygamma"
-        " igamma igammac xlogy special_xlog1py special_i0 special_i0e special_i1 special_zeta copy"
+        " igamma igammac xlogy special_xlog1py special_i0 special_i0e special_i1 special_zeta"
         " threshold_backward gelu_backward silu_backward tanh_backward sigmoid_backward elu_backward"
         " leaky_relu_backward hardtanh_backward hardswish_backward hardsigmoid_backward softplus_backward"
         " mish_backward native_dropout_backward bucketize.Tensor searchsorted.Tensor heaviside"
@@ -166,7 +166,7 @@ def _invariant_table() -> dict[Any, Transfer]:
         (_aten("as_strided"), movement.as_strided),
         (_aten("as_strided_scatter"), movement.as_strided_scatter),
         (_aten("tril triu"), movement.triangle),
-        (_aten("copy_"), movement.copied),
+        (_aten("copy_ copy"), movement.copied),
         (_aten("embedding"), indexing.embedding),
         (_aten("index.Tensor _unsafe_index.Tensor"), indexing.index),
         (_aten("index_select"), indexing.take_rows),

@@ -184,7 +184,7 @@ def _shrunk(value: Value, ind: Value, at: int) -> Value:
 
 def scatter(call: Call) -> Result:
     """Write or add ``src`` at ``index`` along one dim."""
-    kind, exact = call.get("reduce"), not call.dtype.is_floating_point
+    kind, exact = call.get("reduce"), not (call.dtype.is_floating_point or call.dtype.is_complex)
     if not exact and (
         kind in ("mean", "prod") or (kind == "sum" and not call.get("include_self", True))
     ):

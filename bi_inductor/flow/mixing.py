@@ -191,7 +191,13 @@ def _check_groups(rows: Dim, offsets: Value) -> None:
 
 def counts(call: Call) -> Result:
     """``histc`` and ``bincount`` of one key per row: how many rows each expert gets."""
-    value = call.value("self")
+    value, weights = call.value("self"), call.maybe("weights")
+    if weights is not None and any(carries(dim) for dim in (*value.dims, *weights.dims)):
+        raise Coupled(
+            "adds up weights over the batch in its bins",
+            "use scatter_add into bins of their own for each sample",
+            over_batch=True,
+        )
     if not any(carries(dim) for dim in value.dims):
         return plain(call.shape)
     keys = (

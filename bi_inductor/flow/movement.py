@@ -231,7 +231,8 @@ def as_strided_scatter(call: Call) -> Result:
 
 def spells_view(given: torch.Tensor, made: torch.Tensor, offset: object) -> bool:
     """Whether an ``as_strided`` keeps all elements of ``given`` in their row-major order."""
-    if offset not in (None, 0) or given.numel() != made.numel():
+    # an offset counts from the start of the storage, not of a view into it
+    if offset not in (None, given.storage_offset()) or given.numel() != made.numel():
         return False
     if shape_of(given) == shape_of(made) and _steps(given) == _steps(made):
         return True
@@ -268,8 +269,18 @@ def write_part(call: Call) -> Result:
 
 
 def copied(call: Call) -> Result:
-    """``copy_`` into an input: the value of the source."""
-    return join([call.value("src")], call.shape)
+    """``copy_``, or ``copy`` before its input is written: the value of the source.
+
+    State that all samples share may not keep what one of them, or their number, made: the next call would read it.
+    """
+    src, kept = call.value("src"), call.value("self")
+    into_input = call["self"].op == "placeholder"
+    if into_input and isinstance(src.fact, WHOLE_BATCH) and not any(map(carries, kept.dims)):
+        raise Coupled(
+            "keeps data of this batch in state that the samples of the next call share",
+            "return it instead, or keep it outside of the compiled model",
+        )
+    return join([src], call.shape)
 
 
 def to_number(call: Call) -> Result:

@@ -34,7 +34,7 @@ lint: install
 	$(BIN)/mypy
 
 test-fast: install lint
-	$(BIN)/pytest tests/graph -q
+	$(BIN)/pytest tests/graph -n 2 --dist worksteal -q
 
 # DEVICE=cpu: everything that this machine can run. DEVICE=mps: what the owner of a Mac runs.
 ifeq ($(DEVICE),mps)

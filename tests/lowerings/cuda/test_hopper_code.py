@@ -1,30 +1,17 @@
 """The machine code of attention's specialised kernel, compiled for an H100 without one, and what its launcher takes."""
 
 import re
-import subprocess
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.experimental.gluon import language as gl
+from machine_code import H100, SHARED, descriptor, machine_code
 from triton.experimental.gluon._runtime import GluonASTSource
 
 from lowerings.cuda import attention_hopper
 from lowerings.cuda.attention_hopper_kernels import attend_hopper
 from lowerings.cuda.plans import KEY_BLOCK, KEY_SPLIT
-
-H100 = GPUTarget("cuda", 90, 32)
-#: bytes that one program may take of a Hopper's multiprocessor
-SHARED = 227 << 10
-
-
-def _descriptor(element: str, block: list[int]) -> str:
-    dtype = gl.bfloat16 if element == "bf16" else gl.float16
-    layout = gl.NVMMASharedLayout.get_default_for(block, dtype)
-    return f"tensordesc<{element}{block},{layout!r}>"
 
 
 def _compile(element: str, dim: int, *, is_causal: bool, masked: bool, group: int = 4):
@@ -42,9 +29,9 @@ def _compile(element: str, dim: int, *, is_causal: bool, masked: bool, group: in
         "BD": dim,
         "BDV": dim,
     }
-    block = _descriptor(element, [1, 1, KEY_BLOCK, dim])
+    block = descriptor(element, [1, 1, KEY_BLOCK, dim])
     types = {
-        "q_desc": _descriptor(element, [1, 64 // slots, slots, dim]),
+        "q_desc": descriptor(element, [1, 64 // slots, slots, dim]),
         "k_desc": block,
         "v_desc": block,
         "out_ptr": f"*{element}",
@@ -68,30 +55,6 @@ def _compile(element: str, dim: int, *, is_causal: bool, masked: bool, group: in
     return triton.compile(source, target=H100, options={"num_warps": 4, "enable_fp_fusion": False})
 
 
-class MachineCode(NamedTuple):
-    """What ptxas says of a kernel: bytes spilled to memory, registers of a thread; and the code as nvdisasm writes it."""
-
-    spilled: int
-    registers: int
-    text: str
-
-
-def machine_code(ptx: str, folder: Path) -> MachineCode:
-    """Assemble for an H100."""
-    text, binary = folder / "kernel.ptx", folder / "kernel.cubin"
-    text.write_text(ptx)
-    tools = Path(triton.__file__).parent / "backends/nvidia/bin"
-    command = [tools / "ptxas", "-v", "--gpu-name", "sm_90a", text, "-o", binary]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    assert "serialized" not in said
-    shown = subprocess.run(
-        [tools / "nvdisasm", "-c", binary], capture_output=True, text=True, check=True
-    ).stdout
-    found = (re.search(p, said) for p in (r"(\d+) bytes spill stores", r"Used (\d+) registers"))
-    spilled, registers = (int(match[1]) for match in found)
-    return MachineCode(spilled, registers, shown)
-
-
 @pytest.mark.parametrize(
     ("element", "dim", "is_causal", "masked", "group"),
     [
@@ -109,9 +72,8 @@ def test_products_run_beside_the_softmax(
         assert f"wgmma.mma_async.sync.aligned.m64n{columns}k16" in ptx
     assert "cp.async.bulk.tensor.4d" in ptx
     assert compiled.metadata.shared <= SHARED
-    code = machine_code(ptx, tmp_path)
     # addresses of a tile, outside the loop over keys
-    assert code.spilled <= 128
+    assert machine_code(ptx, tmp_path).spilled <= 128
     # the step: scores, then weighted values, a wait for the scores alone, exponentials, a wait for all. In PTX: at 128
     # dims ptxas moves most of them behind the second wait, which measured no slower than a kernel where it does not
     waits = [int(n) for n in re.findall(r"wgmma\.wait_group\.sync\.aligned (\d)", ptx)]

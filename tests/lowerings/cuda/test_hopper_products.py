@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 import triton
-from test_hopper_code import H100, SHARED, _descriptor, machine_code
+from machine_code import H100, SHARED, descriptor, machine_code
 from triton.experimental.gluon._runtime import GluonASTSource
 
 from lowerings.cuda import matmul, matmul_hopper, schedules_hopper
 from lowerings.cuda.matmul_hopper_kernels import product_hopper
-from lowerings.cuda.schedules import Gemm
+from lowerings.cuda.schedules import Float32, Gemm
 from lowerings.cuda.schedules_hopper import Hopper
 
 TILES = [tile for tile, _ in schedules_hopper.TILES]
@@ -27,7 +27,7 @@ def _compile(tile: Hopper, element: str, *, by_k: bool = False, bias: bool = Fal
         if block is None:
             constants[name] = None
         else:
-            types[name] = _descriptor(element, list(block))
+            types[name] = descriptor(element, list(block))
     types |= dict.fromkeys(constants, "constexpr")
     names = product_hopper.arg_names
     source = GluonASTSource(
@@ -61,7 +61,7 @@ def test_a_slice_is_multiplied_while_the_next_is_copied(
     assert "cp.async.bulk.tensor.2d.global" in ptx
     assert ("griddepcontrol.wait" in ptx) == tile.early
     assert compiled.metadata.shared <= SHARED
-    assert machine_code(ptx, tmp_path)[0] == 0
+    assert machine_code(ptx, tmp_path).spilled == 0
     # the last slice is still multiplied when the one before is given back
     outstanding = 2 if tile.second else 1
     assert re.findall(rf"wgmma\.wait_group\.sync\.aligned {outstanding}\b", ptx)
@@ -110,12 +110,13 @@ def test_many_rows_take_wide_tiles_and_few_rows_narrow_ones() -> None:
         (9, 32, BF16, 4096, Gemm),
         (10, 33, BF16, 4096, Gemm),
         (8, 33, BF16, 4096, Gemm),
-        (9, 33, torch.float32, 4096, Gemm),
+        (9, 33, torch.float32, 4096, Float32),
+        (8, 33, torch.float32, 4096, Float32),
         # rows that do not begin at 16 bytes
         (9, 33, BF16, 4097, Gemm),
     ],
 )
-def test_other_devices_and_operands_keep_the_triton_kernels(
+def test_the_family_of_kernels_follows_device_and_operands(
     monkeypatch: pytest.MonkeyPatch, major: int, rows: int, dtype: torch.dtype, stride: int, kind: type
 ) -> None:  # fmt: skip
     monkeypatch.setattr(matmul, "_device", lambda index: (132, major >= 9, 227 << 10))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import triton
-from test_hopper_code import H100, SHARED, machine_code
+from machine_code import H100, SHARED, machine_code
 from triton.experimental.gluon._runtime import GluonASTSource
 
 from lowerings.cuda import schedules

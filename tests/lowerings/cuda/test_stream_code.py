@@ -3,13 +3,12 @@
 import ast
 import inspect
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import triton
-from triton.backends.compiler import GPUTarget
+from machine_code import H100, machine_code
 from triton.compiler import ASTSource
 from triton.runtime import JITFunction
 
@@ -28,7 +27,6 @@ from lowerings.cuda import (
     stream_kernels,
 )
 
-H100 = GPUTarget("cuda", 90, 32)
 _TILES = tuple(dict.fromkeys(tile for _, *tiles in schedules.STREAMED for tile in tiles))
 _MODULES = (
     attention_decode_kernels,
@@ -78,15 +76,6 @@ def _compile(
     return triton.compile(source, target=H100, options=options)
 
 
-def _spilled(ptx: str, folder: Path) -> int:
-    text = folder / "kernel.ptx"
-    text.write_text(ptx)
-    ptxas = Path(triton.__file__).parent / "backends/nvidia/bin/ptxas"
-    command = [ptxas, "-v", "--gpu-name", "sm_90a", text, "-o", folder / "kernel.cubin"]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-    return int(re.search(r"(\d+) bytes spill stores", said)[1])
-
-
 @pytest.mark.parametrize("kernel", ["product_stream", "products_stream"])
 @pytest.mark.parametrize("tile", _TILES, ids=lambda tile: tile.text())
 def test_16_bytes_a_copy_and_nothing_before_the_wait(
@@ -107,7 +96,7 @@ def test_16_bytes_a_copy_and_nothing_before_the_wait(
         f"wgmma.mma_async.sync.aligned.m64n{tile.m}k16" if wide else "mma.sync.aligned.m16n8k16"
     ) in ptx
     assert compiled.metadata.shared <= tile.shared_bytes(2)
-    assert _spilled(ptx, tmp_path) == 0
+    assert machine_code(ptx, tmp_path).spilled == 0
 
 
 def _kernels() -> Iterator[tuple[str, JITFunction]]:

@@ -89,10 +89,7 @@ def attention(
 
 
 def side_by_side(mask: Tensor, keys: int) -> Tensor:
-    """The mask with the keys of a row side by side: other strides of its load give the kernel's products other bits.
-
-    Measured on an H100: BEiT's float32 bias with heads side by side, 82 of 1088 numbers by at most 6e-8.
-    """
+    """The mask with the keys of a row side by side: Triton lays a load out by its strides, and here all have one layout."""
     if mask.shape[-1] == keys and (keys == 1 or mask.stride(-1) == 1):
         return mask
     return mask.expand(*mask.shape[:-1], keys).contiguous()

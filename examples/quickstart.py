@@ -2,11 +2,12 @@
 
 SmolLM2-135M-Instruct answers a question alone and among other prompts, at several batch sizes and positions.
 Run by ``make demo``; ``--whole-model`` compiles the full graph instead of the repeated decoder block.
-Two processes share out the ways of running it: compiling keeps little more than one core busy.
+Each dtype has a process of its own: compiling keeps little more than one core busy.
 """
 
 import argparse
 import contextlib
+import copy
 import importlib.util
 import multiprocessing
 import os
@@ -164,24 +165,28 @@ def load_tokenizer() -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def ask(dtype: str, way: str, whole_model: bool) -> Found:
-    """Every case in one dtype and one way."""
-    model, tokenizer = load(getattr(torch, dtype)), load_tokenizer()
-    prepare(model, way, whole_model)
-    found = []
-    for batch, row in CASES:
-        first, said = answer(model, encode(tokenizer, batch, row), row, NEW_TOKENS)
-        found.append((first, said, tokenizer.decode(said, skip_special_tokens=True)))
-        if _progress is not None:
-            _progress.put((dtype, way))
-    torch.compiler.reset()
+def ask_every_way(dtype: str, whole_model: bool) -> dict[str, Found]:
+    """Every way of running the model in one dtype: the work of one process."""
+    loaded, tokenizer = load(getattr(torch, dtype)), load_tokenizer()
+    found: dict[str, Found] = {}
+    for way in reversed(WAYS):  # what compiles longest first
+        model = copy.deepcopy(loaded)
+        prepare(model, way, whole_model)
+        found[way] = []
+        for batch, row in CASES:
+            first, said = answer(model, encode(tokenizer, batch, row), row, NEW_TOKENS)
+            text = tokenizer.decode(said, skip_special_tokens=True)
+            found[way].append((first, said, text))
+            if _progress is not None:
+                _progress.put((dtype, way))
+        torch.compiler.reset()
     return found
 
 
 def ask_in_processes(
     dtypes: Sequence[str], whole_model: bool, console: Console
 ) -> dict[str, dict[str, Found]]:
-    """Every dtype in every way, two at a time, behind progress bars."""
+    """One process for each dtype, behind progress bars."""
     # threads that wait must not take the core from the other process
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     spawn = multiprocessing.get_context("spawn")
@@ -193,7 +198,7 @@ def ask_in_processes(
         TimeElapsedColumn(),
     )
     with (
-        ProcessPoolExecutor(2, spawn, _report_to, (reports,)) as pool,
+        ProcessPoolExecutor(len(dtypes), spawn, _report_to, (reports,)) as pool,
         Progress(*columns, console=console) as progress,
     ):
         bars = {
@@ -201,12 +206,7 @@ def ask_in_processes(
             for dtype in dtypes
             for way in WAYS
         }
-        # the longest first: a CPU without instructions for it is slow in bfloat16
-        futures = {
-            (dtype, way): pool.submit(ask, dtype, way, whole_model)
-            for dtype in reversed(dtypes)
-            for way in WAYS
-        }
+        futures = {dtype: pool.submit(ask_every_way, dtype, whole_model) for dtype in dtypes}
         waiting = len(bars) * len(CASES)
         while waiting:
             for future in futures.values():
@@ -215,7 +215,7 @@ def ask_in_processes(
             with contextlib.suppress(queue.Empty):
                 progress.advance(bars[reports.get(timeout=0.2)])
                 waiting -= 1
-        return {dtype: {way: futures[dtype, way].result() for way in WAYS} for dtype in dtypes}
+        return {dtype: future.result() for dtype, future in futures.items()}
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import bi_inductor.ops  # noqa: F401  (the schemas of torch.ops.bi_inductor)
 from bi_inductor import templates as t
 from bi_inductor.flow import indexing, mixing, movement, views
 from bi_inductor.flow.axes import Coupled, Extent
-from bi_inductor.flow.engine import Call, Flow, Result, Transfer
+from bi_inductor.flow.engine import Call, Flow, Result, Transfer, is_exact
 from bi_inductor.templates import Template
 
 
@@ -223,14 +223,9 @@ def _over_dim(call: Call) -> tuple[Extent, ...]:
     return _extents(call, (call.dim("dim"),))
 
 
-def _is_exact(dtype: torch.dtype) -> bool:
-    """Whether sums of this type are exact in any order: integers and bools; complex numbers are two floats."""
-    return not (dtype.is_floating_point or dtype.is_complex)
-
-
 def _matmul(call: Call) -> Template | None:
     name = _name(call)
-    if _is_exact(call.dtype):
+    if is_exact(call.dtype):
         return None
     return t.Matmul(batched="bmm" in name, bias=name.startswith(("add", "badd")))
 
@@ -345,13 +340,13 @@ def _rules_table() -> dict[OpOverload, Rule]:
 
 def _scatter(call: Call) -> Template | None:
     """Integers are exact in any order; so are comparisons."""
-    if _is_exact(call.dtype) or call.get("reduce") in ("amax", "amin"):
+    if is_exact(call.dtype) or call.get("reduce") in ("amax", "amin"):
         return None
     return t.Scatter(kind="index_add" if _name(call) == "index_add" else "scatter_add")
 
 
 def _index_put(call: Call) -> Template | None:
-    adds = bool(call.get("accumulate")) and not _is_exact(call.dtype)
+    adds = bool(call.get("accumulate")) and not is_exact(call.dtype)
     return t.Scatter(kind="index_put_add") if adds else None
 
 

@@ -147,6 +147,11 @@ def bind(node: Node) -> dict[str, Any]:
     return bound
 
 
+def is_exact(dtype: torch.dtype) -> bool:
+    """Whether sums of this type are exact in any order: integers and bools; complex numbers are two floats."""
+    return not (dtype.is_floating_point or dtype.is_complex)
+
+
 def is_tensor(node: object) -> bool:
     """Whether a node stands for one tensor."""
     return isinstance(node, Node) and isinstance(node.meta.get("val"), torch.Tensor)

@@ -31,7 +31,7 @@ from bi_inductor.flow.axes import (
     total,
     vary,
 )
-from bi_inductor.flow.engine import Call, Result
+from bi_inductor.flow.engine import Call, Result, is_exact
 from bi_inductor.flow.facts import Counting, OwnRow, Routing, Selection, SortedKeys
 from bi_inductor.flow.views import join, origin_of, pointwise
 
@@ -184,7 +184,7 @@ def _shrunk(value: Value, ind: Value, at: int) -> Value:
 
 def scatter(call: Call) -> Result:
     """Write or add ``src`` at ``index`` along one dim."""
-    kind, exact = call.get("reduce"), not (call.dtype.is_floating_point or call.dtype.is_complex)
+    kind, exact = call.get("reduce"), is_exact(call.dtype)
     if not exact and (
         kind in ("mean", "prod") or (kind == "sum" and not call.get("include_self", True))
     ):

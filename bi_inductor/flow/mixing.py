@@ -19,7 +19,7 @@ from bi_inductor.flow.axes import (
     total,
     vary,
 )
-from bi_inductor.flow.engine import Call, Result, Transfer, refuse_over_batch
+from bi_inductor.flow.engine import Call, Result, Transfer, is_exact, refuse_over_batch
 from bi_inductor.flow.facts import Aggregate, Counts, Offsets, OneHot, SortedKeys
 from bi_inductor.flow.views import join, origin_of
 
@@ -40,7 +40,7 @@ def reduction(call: Call) -> Result:
         return Value((vary(call.shape[-1]),), Counts(value.fact.keys, call.node))
     if only_asserted(call.node):
         return call.pack([Value(plain(shape).dims, Aggregate(call.node)) for shape in call.shapes])
-    counts = not call.fake("self").dtype.is_floating_point
+    counts = is_exact(call.fake("self").dtype)
     remedy = f"{_REDUCE_REMEDY}; {OUTSIDE}" if counts else _REDUCE_REMEDY
     refuse_over_batch([value.dims[d] for d in over], "reduces over", remedy)
     keep = bool(call.get("keepdim"))

@@ -186,6 +186,12 @@ def launch(
     return repeat
 
 
+def matrix_strides(x: Tensor) -> tuple[int, ...]:
+    """Strides of batch, row and column of ``x [M, N]`` or ``[B, M, N]``."""
+    strides = x.stride()
+    return strides if len(strides) == 3 else (0, *strides)
+
+
 def overlap(index: int) -> dict[str, bool]:
     """Return constant and option of a kernel that begins with ``overlap_kernels.follow``, for device ``index``."""
     # the CPU of Triton's interpreter, which knows no such option, is -1

@@ -10,7 +10,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 from bi_inductor.errors import LoweringError
 from lowerings.cuda import matmul_float32, matmul_hopper, schedules, schedules_hopper, stream
 from lowerings.cuda import matmul_kernels as kernels
-from lowerings.cuda.launching import Memory, Repeat, launch
+from lowerings.cuda.launching import Memory, Repeat, launch, matrix_strides
 from lowerings.cuda.matmul_hopper import Again
 from lowerings.cuda.schedules import Float32, Gemm
 from lowerings.cuda.schedules_hopper import Hopper
@@ -185,8 +185,8 @@ def _product(
         (a, b, out, out if bias is None else bias),
         (
             *(rows, columns, depth, float(alpha), float(beta)),
-            *(*_strides(a), *_strides(b), *_strides(out)),
-            *((0, 0, 0) if bias is None else _strides(bias)),
+            *(*matrix_strides(a), *matrix_strides(b), *matrix_strides(out)),
+            *((0, 0, 0) if bias is None else matrix_strides(bias)),
         ),
         GROUP=_GROUP,
         SWAP=schedule.swap,
@@ -196,12 +196,6 @@ def _product(
         num_warps=schedule.warps,
         num_stages=schedule.stages,
     )
-
-
-def _strides(x: Tensor) -> tuple[int, ...]:
-    """Strides of batch, row and column."""
-    strides = x.stride()
-    return strides if len(strides) == 3 else (0, *strides)
 
 
 def _constants(

@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lowerings.cuda.launching import Repeat, launch, overlap
+from lowerings.cuda.launching import Repeat, launch, matrix_strides, overlap
 from lowerings.cuda.matmul_float32_kernels import product_float32
 from lowerings.cuda.schedules import Float32
 
@@ -37,8 +37,8 @@ def run(
         (a, b, out, out if bias is None else bias),
         (
             *(rows, columns, a.shape[-1], float(alpha), float(beta)),
-            *(*_strides(a), *_strides(b), *_strides(out)),
-            *((0, 0, 0) if bias is None else _strides(bias)),
+            *(*matrix_strides(a), *matrix_strides(b), *matrix_strides(out)),
+            *((0, 0, 0) if bias is None else matrix_strides(bias)),
         ),
         **constants(tile, split_size),
         A_BY_K=a.stride(-1) == 1 or a.stride(-2) != 1,
@@ -63,9 +63,3 @@ def constants(tile: Float32, split_size: int) -> dict[str, Any]:
         "GROUP": _GROUP,
         "SPLIT": split_size,
     }
-
-
-def _strides(x: Tensor) -> tuple[int, ...]:
-    """Strides of batch, row and column."""
-    strides = x.stride()
-    return strides if len(strides) == 3 else (0, *strides)

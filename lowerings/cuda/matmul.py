@@ -12,6 +12,7 @@ from lowerings.cuda import matmul_float32, matmul_hopper, schedules, schedules_h
 from lowerings.cuda import matmul_kernels as kernels
 from lowerings.cuda.launching import Memory, Repeat, launch, matrix_strides
 from lowerings.cuda.matmul_hopper import Again
+from lowerings.cuda.plans import FLOAT32_CHAIN, FLOAT32_RUN
 from lowerings.cuda.schedules import Float32, Gemm
 from lowerings.cuda.schedules_hopper import Hopper
 
@@ -207,6 +208,8 @@ def _constants(
         "BK": tile.k,
         # a float32 total begins at zero, even that of a single piece: a negative zero becomes a positive one
         "SPLIT": split_size if depth > split_size or dtype == torch.float32 else 0,
+        "CHAIN": FLOAT32_CHAIN if dtype == torch.float32 else split_size,
+        "RUN": FLOAT32_RUN if dtype == torch.float32 else 1,
         "EVEN": depth % tile.k == 0,
         "WIDEN": _INTERPRETED,
     }
@@ -339,9 +342,9 @@ def _check(a: Tensor, b: Tensor, split_size: int) -> None:
             f"a product of {a.dtype} and {b.dtype} has no CUDA kernel; cast both to one of "
             + ", ".join(map(str, _DTYPES))
         )
-    deepest = 32 if a.dtype == torch.float32 else 256
-    if split_size <= 0 or split_size % deepest:
+    # of a chain, and of the deepest tile
+    least = FLOAT32_CHAIN if a.dtype == torch.float32 else 256
+    if split_size <= 0 or split_size % least:
         raise LoweringError(
-            f"split_size must be a positive multiple of {deepest}, the deepest tile, got {split_size}; "
-            "lowerings/cuda/plans.py names the number"
+            f"split_size must be a positive multiple of {least}, got {split_size}; lowerings/cuda/plans.py names the number"
         )

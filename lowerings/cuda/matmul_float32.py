@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lowerings.cuda.launching import Repeat, launch, matrix_strides, overlap
 from lowerings.cuda.matmul_float32_kernels import product_float32
+from lowerings.cuda.plans import FLOAT32_CHAIN, FLOAT32_RUN
 from lowerings.cuda.schedules import Float32
 
 #: tiles of rows that share their weights in the L2 cache
@@ -61,5 +62,7 @@ def constants(tile: Float32, split_size: int) -> dict[str, Any]:
         "TALL": tile.tall,
         "WIDE": tile.wide,
         "GROUP": _GROUP,
+        "CHAIN": FLOAT32_CHAIN,
         "SPLIT": split_size,
+        "RUN": FLOAT32_RUN,
     }

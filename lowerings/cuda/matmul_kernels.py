@@ -1,4 +1,4 @@
-"""Triton kernels of the product family: one chain over K in float32, optionally cut into pieces of SPLIT."""
+"""Triton kernels of the product family: one chain over K in float32, or the levels of ``matmul_float32_kernels``."""
 
 import triton
 import triton.language as tl
@@ -38,15 +38,19 @@ def _chain(
     b_step,
     K,
     SWAP: tl.constexpr,
+    CHAIN: tl.constexpr,
     SPLIT: tl.constexpr,
+    RUN: tl.constexpr,
     BM: tl.constexpr,
     BN: tl.constexpr,
     BK: tl.constexpr,
     EVEN: tl.constexpr,
     WIDEN: tl.constexpr,
 ):
-    """a_ptrs [BM, BK], b_ptrs [BK, BN]; with SWAP the result is transposed, [BN, BM]."""
+    """a_ptrs [BM, BK], b_ptrs [BK, BN]; with SWAP the result is transposed, [BN, BM]. SPLIT 0: one chain."""
     acc = tl.zeros((BN, BM), dtype=tl.float32) if SWAP else tl.zeros((BM, BN), dtype=tl.float32)
+    piece = acc
+    run = acc
     total = acc
     depth = tl.arange(0, BK)
     for k in range(0, K, BK):
@@ -64,13 +68,21 @@ def _chain(
             acc = tl.dot(tl.trans(b), tl.trans(a), acc, input_precision="ieee")
         else:
             acc = tl.dot(a, b, acc, input_precision="ieee")
-        if SPLIT > 0 and (k + BK) % SPLIT == 0:
-            total += acc
-            acc = tl.zeros_like(acc)
+        if SPLIT > 0:
+            # asked of k, so that no compiler adds a dot onto a sum that it sees begin at zero
+            if (k + BK) % CHAIN == 0:
+                piece += acc
+                acc = tl.zeros_like(acc)
+            if (k + BK) % SPLIT == 0:
+                run += piece
+                piece = tl.zeros_like(acc)
+            if (k + BK) % (RUN * SPLIT) == 0:
+                total += run
+                run = tl.zeros_like(acc)
         a_ptrs += BK * a_step
         b_ptrs += BK * b_step
     if SPLIT > 0:
-        acc = total + acc
+        acc = total + (run + (piece + acc))
     return acc
 
 
@@ -80,7 +92,7 @@ def product(
     a_batch, a_row, a_col, b_batch, b_row, b_col, out_batch, out_row, out_col,
     bias_batch, bias_row, bias_col,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, GROUP: tl.constexpr,
-    SWAP: tl.constexpr, SPLIT: tl.constexpr, EVEN: tl.constexpr,
+    SWAP: tl.constexpr, CHAIN: tl.constexpr, SPLIT: tl.constexpr, RUN: tl.constexpr, EVEN: tl.constexpr,
     HAS_BIAS: tl.constexpr, SCALED: tl.constexpr, WIDEN: tl.constexpr,
 ) -> None:  # fmt: skip
     """One tile of ``out [B, M, N] = alpha * a [B, M, K] @ b [B, K, N] + beta * bias``, any strides."""
@@ -105,7 +117,7 @@ def product(
     b_ptrs = (
         b_ptr + batch * b_batch + depth[:, None].to(tl.int64) * b_row + safe_cols[None, :] * b_col
     )
-    acc = _chain(a_ptrs, b_ptrs, a_col, b_row, K, SWAP, SPLIT, BM, BN, BK, EVEN, WIDEN)
+    acc = _chain(a_ptrs, b_ptrs, a_col, b_row, K, SWAP, CHAIN, SPLIT, RUN, BM, BN, BK, EVEN, WIDEN)
     if SWAP:
         r = rows[None, :].to(tl.int64)
         c = cols[:, None].to(tl.int64)
@@ -185,7 +197,7 @@ def grouped_product(
     a_ptr, b_ptr, out_ptr, offs_ptr, N, K, groups,
     a_row, a_col, b_group, b_row, b_col, out_row,
     BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    SPLIT: tl.constexpr, EVEN: tl.constexpr, WIDEN: tl.constexpr,
+    CHAIN: tl.constexpr, SPLIT: tl.constexpr, RUN: tl.constexpr, EVEN: tl.constexpr, WIDEN: tl.constexpr,
 ) -> None:  # fmt: skip
     """Tile ``pid`` of the rows: the groups' own tiles follow one another, so a group never shares a tile."""
     pid = tl.program_id(1)
@@ -212,7 +224,9 @@ def grouped_product(
         a_ptrs = a_ptr + safe_rows[:, None] * a_row + depth[None, :].to(tl.int64) * a_col
         b_ptrs = b_ptr + found.to(tl.int64) * b_group + depth[:, None].to(tl.int64) * b_row
         b_ptrs += safe_cols[None, :] * b_col
-        acc = _chain(a_ptrs, b_ptrs, a_col, b_row, K, False, SPLIT, BM, BN, BK, EVEN, WIDEN)
+        acc = _chain(
+            a_ptrs, b_ptrs, a_col, b_row, K, False, CHAIN, SPLIT, RUN, BM, BN, BK, EVEN, WIDEN
+        )
         mask = (rows < end)[:, None] & (cols < N)[None, :]
         out = out_ptr + rows[:, None].to(tl.int64) * out_row + cols[None, :]
         tl.store(out, acc.to(out_ptr.dtype.element_ty), mask=mask)

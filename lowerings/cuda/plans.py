@@ -13,8 +13,8 @@ EXECUTED = "H100 and H200"
 
 #: longer than the reduced extent of any model: one chain over K, as the tensor core adds it
 CHAIN = 1 << 20
-#: elements of one piece of a float32 product
-FLOAT32_SPLIT = 64
+#: levels of a float32 product: multiply-adds of a chain, elements of a piece, pieces of a run
+FLOAT32_CHAIN, FLOAT32_SPLIT, FLOAT32_RUN = 16, 64, 8
 #: keys of one attention piece, counted from the first key that the row keeps
 KEY_SPLIT = 512
 #: keys that share one step of the running maximum; a piece is a whole number of them
@@ -49,12 +49,12 @@ _ROWS = (t.Reduction, t.VarMean, t.Softmax, t.LayerNorm, t.RmsNorm)
 
 PLANS = (
     Row(templates=_PRODUCTS, dtypes=_HALVES, split_size=CHAIN, order="pieces-in-order"),
-    # pieces make a float32 chain as accurate as cuBLAS, and cost nothing where FMAs are the limit
+    # four levels are what makes a float32 sum more accurate than cuBLAS's at every size
     Row(
         templates=_PRODUCTS,
         dtypes=(torch.float32,),
         split_size=FLOAT32_SPLIT,
-        order="pieces-in-order",
+        order="chains-pieces-runs",
     ),
     Row(templates=(t.Attention,), dtypes=_FLOATS, split_size=KEY_SPLIT, order="keys-in-pieces"),
     Row(templates=_ROWS, dtypes=_FLOATS, lanes=LANES, order="lanes-then-pairs"),

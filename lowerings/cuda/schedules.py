@@ -95,7 +95,7 @@ POINTERS = (
     Gemm(m=128, n=128, k=64, warps=8, stages=3),
 )
 FLOAT32 = (
-    Gemm(m=16, n=64, k=32, warps=4, stages=3),
+    Gemm(m=16, n=64, k=16, warps=4, stages=3),
     Gemm(m=64, n=64, k=16, warps=4, stages=3),
     Gemm(m=128, n=64, k=16, warps=8, stages=3),
 )
@@ -201,17 +201,17 @@ class Float32:
         return f"{self.m}x{self.n}x{self.k} p{self.pieces} w{self.warps} {self.tall}x{self.wide}"
 
     def shared_bytes(self) -> int:
-        """Return the shared memory of the operands, 16 bytes a row apart at most, and of the pieces' results."""
+        """Return the shared memory of the operands, 16 bytes a row apart at most, and of one number for each of the pieces' results."""
         operands = (self.m + self.n) * self.k * self.pieces * 4 + 1024
-        return operands + (self.pieces * self.m * self.n * 4 if self.pieces > 1 else 0)
+        return operands + self.pieces * self.m * self.n * 4
 
     def cycles(self, tiles: int, depth: int, split: int, sms: int) -> float:
         """Estimate the cycles of a multiprocessor, without the time of reading operands from memory."""
         each = -(-tiles // sms)
         rounds = -(-depth // (split * self.pieces))
         lines = self.pieces * (self.m + self.n) * split
-        # multiply-adds, reads of both operands from shared memory, and their copies from global memory
-        steps = 16 * self.tall * self.wide + self.tall + self.wide
+        # multiply-adds, an add for 16 of them, reads of both operands from shared memory, and their copies from global memory
+        steps = 17 * self.tall * self.wide + self.tall + self.wide
         issued = (split * steps + lines / (32 * self.warps) * 1.8) * self.warps / 4
         if self.pieces > 1:
             issued += self.warps * 36 * self.tall * self.wide / 4

@@ -17,6 +17,7 @@ CHECKS = {
     "products": products.products,
     "attention": attention.attentions,
     "hopper": attention.hopper,
+    "prefill": attention.prefill,
     "decode": attention.decode,
     "rows": rows.rows,
     "overlap": rows.overlap,

@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from lowerings.cuda import attention, attention_decode, attention_hopper, schedules
 from lowerings.cuda.plans import KEY_SPLIT
@@ -28,7 +29,7 @@ def _attention_dim(dtype: torch.dtype, dim: int, length: int = 1100) -> None:
     k, v = (torch.randn(2, 2, length, dim, device="cuda").to(dtype) for _ in range(2))
     whole = attend(q, k, v, is_causal=True)
     name = f"attention {str(dtype)[6:]} d{dim}"
-    stock = torch.nn.functional.scaled_dot_product_attention
+    stock = functional.scaled_dot_product_attention
     exact = stock(*(x.double() for x in (q, k, v)), is_causal=True, enable_gqa=True)
     errors = [
         (x.double() - exact).abs().mean().item()
@@ -66,8 +67,8 @@ def _attention_dim(dtype: torch.dtype, dim: int, length: int = 1100) -> None:
         f"{name} chunk = prefill",
         [(attend(q[:, :, i:j], k, v, causal[i:j]), whole[:, :, i:j]) for i, j in spans],
     )
-    wide = [torch.nn.functional.pad(x, (0, 0, 37, 200)) for x in (k, v)]
-    kept = torch.nn.functional.pad(causal, (37, 200))
+    wide = [functional.pad(x, (0, 0, 37, 200)) for x in (k, v)]
+    kept = functional.pad(causal, (37, 200))
     report(
         f"{name} padded and cached",
         [(attend(q[:, :, i:j], *wide, kept[i:j]), whole[:, :, i:j]) for i, j in spans],
@@ -107,7 +108,7 @@ def _attention_dim(dtype: torch.dtype, dim: int, length: int = 1100) -> None:
     )
     bias = torch.randn(1, 8, length, length, device="cuda").to(dtype)
     biased = attend(q, k, v, bias)
-    padded = torch.nn.functional.pad(bias, (0, 36))[..., :length]
+    padded = functional.pad(bias, (0, 36))[..., :length]
     strided = bias.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     report(
         f"{name} strides of a bias",
@@ -205,6 +206,49 @@ def _hopper_masks(dtype: torch.dtype, dim: int, name: str) -> None:
     v[:, :, 800:] = float("nan")
     v[:, :, 700, 3] = float("inf")
     _both(f"{name} NaN and inf, causal", q * 30, k, v, is_causal=True)
+
+
+def prefill() -> None:
+    """A masked prefill in a static cache, as a decoder calls it: of many samples and of one, in parts, in a longer cache.
+
+    The number of tiles chooses the kernel, so a sample alone may run on another one than in its batch.
+    """
+    batch, total, capacity = 17, 300, 512
+    for dtype, dim in ((torch.bfloat16, 128), (torch.float16, 64), (torch.float32, 128)):
+        name = f"{str(dtype)[6:]}-{dim}"
+        if not chosen(name):
+            continue
+        q = torch.randn(batch, 32, total, dim, device="cuda").to(dtype)
+        k, v = (torch.randn(batch, 8, capacity, dim, device="cuda").to(dtype) for _ in range(2))
+        mask = torch.arange(capacity, device="cuda") <= torch.arange(total, device="cuda")[:, None]
+        whole = attend(q, k, v, mask[None, None])
+        report(
+            f"prefill {name} again", [(attend(q, k, v, mask[None, None]), whole) for _ in range(20)]
+        )
+        report(
+            f"prefill {name} rows",
+            [
+                (attend(*(x[i : i + n] for x in (q, k, v)), mask[None, None]), whole[i : i + n])
+                for i, n in ((0, 1), (16, 1), (3, 2), (5, 7))
+            ],
+        )
+        report(
+            f"prefill {name} in parts",
+            [
+                (attend(q[:, :, i:j], k, v, mask[None, None, i:j]), whole[:, :, i:j])
+                for i, j in ((0, 120), (120, 299), (299, 300), (64, 65))
+            ],
+        )
+        longer = [functional.pad(x, (0, 0, 0, 512)) for x in (k, v)]
+        wide = functional.pad(mask, (0, 512))[None, None]
+        report(
+            f"prefill {name} longer cache",
+            [(attend(q[:2], longer[0][:2], longer[1][:2], wide), whole[:2])],
+        )
+        causal = attend(q, k[:, :, :total], v[:, :, :total], is_causal=True)
+        report(f"prefill {name} causal", [(causal, whole)])
+        other = attend(q, k, v, mask[None, None].roll(1, -2))
+        report(f"prefill {name} control", [(other, whole)], wanted=False)
 
 
 def decode() -> None:

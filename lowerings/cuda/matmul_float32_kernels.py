@@ -126,13 +126,17 @@ def product_float32(
         gl.float32, [BK, PIECES, BN], _by_depth(BK, PIECES, BN, B_BY_K)
     )
     added: gl.constexpr = _added(BM, BN, warps) if PIECES > 1 else tile
-    side_by_side: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, order=[2, 1, 0])
-    # one piece at a time fills the registers with three levels, so the fourth waits in shared memory
-    kept = gl.allocate_shared_memory(gl.float32, [PIECES, BM, BN], side_by_side)
+    # with one piece at a time two levels fill the registers; runs and the total wait in shared memory
+    kept = gl.allocate_shared_memory(
+        gl.float32,
+        [PIECES if PIECES > 1 else 2, BM, BN],
+        gl.SwizzledSharedLayout(1, 1, 1, order=[2, 1, 0]),
+    )
     run = gl.zeros((1, BM, BN), gl.float32, added)
     total = gl.zeros((1, BM, BN), gl.float32, added)
     if PIECES == 1:
-        kept.store(total)
+        kept.slice(0, 1).store(run)
+        kept.slice(1, 1).store(total)
     step: gl.constexpr = max(BK, CHAIN)
     a = gl.load(a_at, mask=a_real & (a_k < K), other=0.0)
     b = gl.load(b_at, mask=b_real & (b_k < K), other=0.0)
@@ -166,17 +170,17 @@ def product_float32(
                 if (i + 1) % RUN == 0:
                     total += run
                     run = gl.zeros((1, BM, BN), gl.float32, added)
-        else:
-            run += piece
-        if PIECES % RUN != 0:  # noqa: SIM102  (known when compiled)
-            if (begin // SPLIT + PIECES) % RUN == 0:
-                if PIECES > 1:
-                    total += run
-                else:
-                    kept.store(kept.load(tile) + run)
+            if PIECES < RUN and (begin // SPLIT + PIECES) % RUN == 0:
+                total += run
                 run = gl.zeros((1, BM, BN), gl.float32, added)
+        else:
+            run = kept.slice(0, 1).load(tile) + piece
+            if (begin // SPLIT + 1) % RUN == 0:
+                kept.slice(1, 1).store(kept.slice(1, 1).load(tile) + run)
+                run = gl.zeros((1, BM, BN), gl.float32, added)
+            kept.slice(0, 1).store(run)
     if PIECES == 1:
-        total = kept.load(tile)
+        run, total = kept.slice(0, 1).load(tile), kept.slice(1, 1).load(tile)
     total += run
 
     # an explicit fma whose addend is the product: nothing is left for the compiler to contract

@@ -201,9 +201,9 @@ class Float32:
         return f"{self.m}x{self.n}x{self.k} p{self.pieces} w{self.warps} {self.tall}x{self.wide}"
 
     def shared_bytes(self) -> int:
-        """Return the shared memory of the operands, 16 bytes a row apart at most, and of one number for each of the pieces' results."""
+        """Return the shared memory of the operands, 16 bytes a row apart at most, and of the pieces' results or two levels' sums."""
         operands = (self.m + self.n) * self.k * self.pieces * 4 + 1024
-        return operands + self.pieces * self.m * self.n * 4
+        return operands + max(2, self.pieces) * self.m * self.n * 4
 
     def cycles(self, tiles: int, depth: int, split: int, sms: int) -> float:
         """Estimate the cycles of a multiprocessor, without the time of reading operands from memory."""
@@ -232,6 +232,7 @@ FLOAT32_TILES = (
     Float32(m=64, n=64, pieces=4),
     Float32(m=64, n=32, pieces=4),
     Float32(m=64, n=32, pieces=4, k=8),
+    Float32(m=64, n=32, pieces=8),
     Float32(m=64, n=32, pieces=8, k=32),
     Float32(m=32, n=32, pieces=4),
     Float32(m=32, n=32, pieces=8),

@@ -37,9 +37,10 @@ def fits(q: Tensor, k: Tensor, v: Tensor, out: Tensor) -> bool:
     # narrower tiles were never run on a GPU; wider ones have no registers for two sums
     if q.dtype not in _HALVES or not all(32 < x.shape[-1] <= 128 for x in (q, v)):
         return False
-    if slots(q, k) > _ROWS // 2 or out.stride(-1) != 1:
+    # a tile's results take the room of its queries
+    if slots(q, k) > _ROWS // 2 or _wide(q) != _wide(v):
         return False
-    return all(copied(x) for x in (q, k, v))
+    return all(copied(x) for x in (q, k, v, out))
 
 
 def slots(q: Tensor, k: Tensor) -> int:
@@ -54,8 +55,12 @@ def copied(x: Tensor) -> bool:
     return x.stride(-1) == 1 and whole and x.data_ptr() % 16 == 0
 
 
-def _descriptor(x: Tensor, block: tuple[int, int, int]) -> TensorDescriptor:
-    shape = [*block, max(16, triton.next_power_of_2(x.shape[-1]))]
+def _wide(x: Tensor) -> int:
+    return max(16, int(triton.next_power_of_2(x.shape[-1])))
+
+
+def _descriptor(x: Tensor, block: tuple[int, ...]) -> TensorDescriptor:
+    shape = [*block, _wide(x)]
     dtype = gl.bfloat16 if x.dtype == torch.bfloat16 else gl.float16
     # the stride of a dim of one is any number, and the copy engine wants a multiple of 16 bytes
     strides = [stride if size > 1 else 8 for stride, size in zip(x.stride(), x.shape, strict=True)]
@@ -72,6 +77,7 @@ def launch(
     batch, heads, queries, dim = q.shape
     kv_heads, keys, value_dim = k.shape[1], k.shape[2], v.shape[3]
     rows, pairs = slots(q, k), batch * kv_heads
+    grouped = out.transpose(1, 2).unflatten(2, (kv_heads, heads // kv_heads))
     sections = triton.cdiv(pairs * keys * (dim + value_dim) * q.element_size(), _L2_BYTES)
     section = triton.cdiv(pairs, sections)
     launch_kernel(
@@ -80,11 +86,12 @@ def launch(
         (
             _descriptor(q.transpose(1, 2), (1, _ROWS // 2 // rows, rows)),
             *(_descriptor(k, (1, 1, KEY_BLOCK)), _descriptor(v, (1, 1, KEY_BLOCK))),
-            *(start, end, solid, out, lse, note),
+            _descriptor(grouped, (1, _ROWS // 2 // rows, 1, rows)),
+            *(start, end, solid, lse, note),
         ),
         (
             *(tiles, pairs, section, heads, kv_heads, queries, keys, scale2),
-            *(*out.stride()[:3], *start_strides),
+            *start_strides,
         ),
         GROUP=heads // kv_heads,
         SLOTS=rows,
@@ -94,9 +101,8 @@ def launch(
         KEYS=KEY_BLOCK,
         SPLIT=KEY_SPLIT,
         STAGES=STAGES,
-        DV=value_dim,
-        BD=max(16, triton.next_power_of_2(dim)),
-        BDV=max(16, triton.next_power_of_2(value_dim)),
+        BD=_wide(q),
+        BDV=_wide(v),
         num_warps=4,
         enable_fp_fusion=False,
     )

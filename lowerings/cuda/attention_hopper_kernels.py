@@ -4,6 +4,8 @@ One warp copies blocks of keys and values into shared memory with the tensor cop
 64 rows each, and start the scores of the next block before the values of the last are added. Every sum and rescale is
 that of the Triton kernel in the same order, so a tile may be computed by either. What this kernel leaves to it is noted in
 ``note``: a tile where some row keeps no plain range of keys, or where a NaN showed up.
+A fourth of the time goes into the ends of a tile, where no product runs beside the softmax, so they are kept short: the
+copying warp works out which tile is next and hands it over with its queries, and results leave by the copy engine.
 The structure is FlashAttention-3's (Shah et al. 2024).
 """
 
@@ -21,6 +23,8 @@ from lowerings.cuda.attention_kernels import DONE, HURT, LEFT
 
 _LN2 = gl.constexpr(0.6931471805599453)
 _NOWHERE = gl.constexpr(1 << 30)
+#: its name before triton 3.7 is the second
+_barrier = gl.barrier if hasattr(gl, "barrier") else gl.thread_barrier
 
 
 @gluon.constexpr_function
@@ -93,27 +97,47 @@ def _extent(
 
 
 @gluon.jit
+def _tell(work, at, number: gl.constexpr, value):
+    alone: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
+    work.index(8 * at + number).store(gl.full((1,), 0, gl.int32, alone) + value)
+
+
+@gluon.jit
+def _told(work, at, number: gl.constexpr):
+    alone: gl.constexpr = gl.BlockedLayout([1], [32], [gl.num_warps()], [0])
+    return gl.max(work.index(8 * at + number).load(alone), axis=0)
+
+
+@gluon.jit
 def _load(
-    q_desc, k_desc, v_desc, q_smem, k_smem, v_smem, q_ready, k_ready, v_ready, q_free, k_free, v_free,
+    q_desc, k_desc, v_desc, work, q_smem, k_smem, v_smem, q_ready, k_ready, v_ready, q_free, k_free, v_free,
     start_ptr, end_ptr, solid_ptr, note_ptr,
     tiles, pairs, section, kv_heads, queries, keys, start_b, start_h, start_q,
     GROUP: gl.constexpr, SLOTS: gl.constexpr, IS_CAUSAL: gl.constexpr, MASK: gl.constexpr,
     BM: gl.constexpr, KEYS: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
-    """The blocks of every tile of this program, one behind the other."""
+    """The blocks of every tile of this program, one behind the other; ``work`` tells which tile it is."""
     n = 0
-    taken = 0
     for turn in range(gl.cdiv(tiles * pairs, gl.num_programs(0))):
         tile, pair = _place(turn, tiles, pairs, section, IS_CAUSAL)
         b = pair // kv_heads
         kv = pair % kv_heads
-        first, _full, blocks = _extent(
+        first, full, blocks = _extent(
             tile, b, kv, start_ptr, end_ptr, solid_ptr, queries, keys, start_b, start_h, start_q,
             GROUP, SLOTS, IS_CAUSAL, MASK, BM, KEYS,
         )  # fmt: skip
+        at = turn % 2
+        mbarrier.wait(q_free.index(at), (turn // 2) & 1 ^ 1)
+        _tell(work, at, 0, tile)
+        _tell(work, at, 1, b)
+        _tell(work, at, 2, kv)
+        _tell(work, at, 3, first)
+        _tell(work, at, 4, full)
+        _tell(work, at, 5, blocks)
+        _barrier()
+        if tile >= 0:
+            gl.store(note_ptr + pair * tiles + tile, gl.where(blocks == 0, LEFT, DONE))
         if blocks > 0:
-            at = taken % 2
-            mbarrier.wait(q_free.index(at), (taken // 2) & 1 ^ 1)
             mbarrier.expect(q_ready.index(at), 2 * q_desc.block_type.nbytes)
             query = tile * (BM // SLOTS)
             for half in gl.static_range(2):
@@ -123,9 +147,8 @@ def _load(
                     q_ready.index(at),
                     q_smem.index(2 * at + half),
                 )
-            taken += 1
-        if tile >= 0:
-            gl.store(note_ptr + pair * tiles + tile, gl.where(blocks == 0, LEFT, DONE))
+        else:
+            mbarrier.arrive(q_ready.index(at), count=1)
         for i in range(blocks):
             slot = n % STAGES
             turned = (n // STAGES) & 1
@@ -233,48 +256,52 @@ def _row_sum(l, m):
 
 @gluon.jit
 def _consume(
-    out_ptr, lse_ptr, start_ptr, end_ptr, solid_ptr, note_ptr, ones, q_smem, k_smem, v_smem,
+    out_desc, lse_ptr, end_ptr, note_ptr, ones, work, q_smem, k_smem, v_smem,
     q_ready, k_ready, v_ready, q_free, k_free, v_free,
-    tiles, pairs, section, heads, kv_heads, queries, keys, scale2,
-    out_b, out_h, out_row, start_b, start_h, start_q,
+    tiles, pairs, heads, kv_heads, queries, keys, scale2, start_b, start_h, start_q,
     HALF: gl.constexpr, GROUP: gl.constexpr, SLOTS: gl.constexpr, IS_CAUSAL: gl.constexpr, MASK: gl.constexpr,
     BM: gl.constexpr, KEYS: gl.constexpr, SPLIT: gl.constexpr, STAGES: gl.constexpr,
-    DV: gl.constexpr, BD: gl.constexpr, BDV: gl.constexpr,
+    BD: gl.constexpr, BDV: gl.constexpr,
 ):  # fmt: skip
-    """Rows [64 * HALF, 64 * HALF + 64) of every tile of this program."""
+    """Rows [64 * HALF, 64 * HALF + 64) of every tile of this program.
+
+    A result leaves from where its queries lay; they are free for the copying warp in the next turn, when it has left.
+    """
     n = 0
-    taken = 0
     for turn in range(gl.cdiv(tiles * pairs, gl.num_programs(0))):
-        tile, pair = _place(turn, tiles, pairs, section, IS_CAUSAL)
-        b = pair // kv_heads
-        kv = pair % kv_heads
-        first, full, blocks = _extent(
-            tile, b, kv, start_ptr, end_ptr, solid_ptr, queries, keys, start_b, start_h, start_q,
-            GROUP, SLOTS, IS_CAUSAL, MASK, BM, KEYS,
-        )  # fmt: skip
+        at = turn % 2
+        mbarrier.wait(q_ready.index(at), (turn // 2) & 1)
+        tile = _told(work, at, 0)
+        b = _told(work, at, 1)
+        kv = _told(work, at, 2)
+        first = _told(work, at, 3)
+        full = _told(work, at, 4)
+        blocks = _told(work, at, 5)
         if blocks > 0:
-            at = taken % 2
             _consume_tile(
-                out_ptr, lse_ptr, end_ptr, note_ptr + pair * tiles + tile,
+                out_desc, lse_ptr, end_ptr, note_ptr + (b * kv_heads + kv) * tiles + tile,
                 ones, q_smem.index(2 * at + HALF), k_smem, v_smem,
-                q_ready.index(at), k_ready, v_ready, q_free.index(at), k_free, v_free,
-                (taken // 2) & 1, n, b.to(gl.int64), kv, tile * BM + HALF * (BM // 2), first, full, blocks, heads, queries, keys, scale2,
-                out_b, out_h, out_row, start_b, start_h, start_q,
-                GROUP, SLOTS, IS_CAUSAL, MASK, BM // 2, KEYS, SPLIT, STAGES, DV, BD, BDV,
+                k_ready, v_ready, q_free.index(1 - at), k_free, v_free,
+                turn, n, b, kv, tile * BM + HALF * (BM // 2), first, full, blocks, heads, queries, keys, scale2,
+                start_b, start_h, start_q,
+                GROUP, SLOTS, IS_CAUSAL, MASK, BM // 2, KEYS, SPLIT, STAGES, BD, BDV,
             )  # fmt: skip
             n += blocks
-            taken += 1
+        else:
+            tma.store_wait(0)
+            mbarrier.arrive(q_free.index(1 - at), count=1, pred=turn > 0)
+    tma.store_wait(0)
 
 
 @gluon.jit
 def _consume_tile(
-    out_ptr, lse_ptr, end_ptr, note, ones, q_smem, k_smem, v_smem,
-    q_ready, k_ready, v_ready, q_free, k_free, v_free,
-    phase, n, b, kv, begin, first, full, blocks, heads, queries, keys, scale2,
-    out_b, out_h, out_row, start_b, start_h, start_q,
+    out_desc, lse_ptr, end_ptr, note, ones, q_slot, k_smem, v_smem,
+    k_ready, v_ready, before_free, k_free, v_free,
+    turn, n, b, kv, begin, first, full, blocks, heads, queries, keys, scale2,
+    start_b, start_h, start_q,
     GROUP: gl.constexpr, SLOTS: gl.constexpr, IS_CAUSAL: gl.constexpr, MASK: gl.constexpr,
     ROWS: gl.constexpr, KEYS: gl.constexpr, SPLIT: gl.constexpr, STAGES: gl.constexpr,
-    DV: gl.constexpr, BD: gl.constexpr, BDV: gl.constexpr,
+    BD: gl.constexpr, BDV: gl.constexpr,
 ):  # fmt: skip
     dtype: gl.constexpr = k_smem.dtype
     wide: gl.constexpr = _accumulator(BDV)
@@ -287,9 +314,9 @@ def _consume_tile(
     if IS_CAUSAL:
         limit = gl.minimum(limit, query + 1)
     if MASK:
-        where = b * start_b + head * start_h + query.to(gl.int64) * start_q
+        where = b.to(gl.int64) * start_b + head * start_h + query.to(gl.int64) * start_q
         limit = gl.minimum(limit, gl.load(end_ptr + where, mask=ok, other=0))
-    q_smem = q_smem.reshape((ROWS, BD))
+    q_smem = q_slot.reshape((ROWS, BD))
 
     m_all = gl.full((ROWS,), float("-inf"), gl.float32, by_row)
     l_all = gl.zeros((ROWS,), gl.float32, by_row)
@@ -298,12 +325,16 @@ def _consume_tile(
     l = gl.zeros((ROWS, 16), gl.float32, sums)
 
     slot = n % STAGES
-    mbarrier.wait(q_ready, phase)
     mbarrier.wait(k_ready.index(slot), (n // STAGES) & 1)
     token = _scores(q_smem, k_smem.index(slot), ROWS, KEYS, BD)
+    tma.store_wait(0)
+    mbarrier.arrive(before_free, count=1, pred=turn > 0)
     s = warpgroup_mma_wait(0, deps=(token,))
     mbarrier.arrive(k_free.index(slot), count=1)
-    m, p, _old = _softmax(s, m_all, scale2, first, limit, True, KEYS)
+    if full > 0:
+        m, p, _old = _softmax(s, m_all, scale2, first, limit, False, KEYS)
+    else:
+        m, p, _old = _softmax(s, m_all, scale2, first, limit, True, KEYS)
     p = gl.convert_layout(p.to(dtype), operand)
     mbarrier.wait(v_ready.index(slot), (n // STAGES) & 1)
     steady = gl.minimum(gl.maximum(full, 1), blocks)
@@ -317,7 +348,6 @@ def _consume_tile(
             i, n + i, q_smem, k_smem, v_smem, ones, k_ready, v_ready, k_free, v_free, scale2, first, limit,
             m_all, l_all, acc_all, m, l, acc, p, True, KEYS, SPLIT, STAGES, BD, BDV,
         )  # fmt: skip
-    mbarrier.arrive(q_free, count=1)
     slot = (n + blocks - 1) % STAGES
     v = v_smem.index(slot).reshape((KEYS, BDV))
     l_token = warpgroup_mma(p, ones, l, is_async=True)
@@ -329,38 +359,31 @@ def _consume_tile(
     across: gl.constexpr = gl.SliceLayout(1, wide)
     empty = l_row == 0.0
     safe = gl.where(empty, 1.0, l_row)
-    lse_at = lse_ptr + (b * heads + head) * queries + query
+    lse_at = lse_ptr + (b.to(gl.int64) * heads + head) * queries + query
     gl.store(lse_at, gl.where(empty, 0.0, (m + gl.log2(safe)) * _LN2), mask=ok)
-    share = gl.div_rn(gl.full_like(safe, 1.0), safe)
+    # of an empty row every sum is zero, or a NaN that is looked at again
+    share = gl.where(empty, 0.0, gl.div_rn(gl.full_like(safe, 1.0), safe))
     out = acc * gl.convert_layout(share, across)[:, None]
-    out = gl.where(gl.convert_layout(empty, across)[:, None], 0.0, out)
     spoilt = gl.max((out != out).to(gl.int32), axis=1)
     gl.store(note + gl.zeros_like(spoilt), HURT, mask=(spoilt > 0) & gl.convert_layout(ok, across))
-
-    # 16 bytes a thread
-    copy: gl.constexpr = gl.BlockedLayout([1, 8], [4, 8], [4, 1], [1, 0])
-    out = gl.convert_layout(out.to(dtype), copy)
-    row = begin + gl.arange(0, ROWS, gl.SliceLayout(1, copy))
-    query, head, mine = _rows(row, kv, queries, GROUP, SLOTS)
-    column = gl.arange(0, BDV, gl.SliceLayout(0, copy))
-    at = b * out_b + head * out_h + query.to(gl.int64) * out_row
-    gl.store(
-        out_ptr + at[:, None] + column[None, :], out, mask=mine[:, None] & (column < DV)[None, :]
-    )
+    q_smem.store(out.to(dtype))
+    fence_async_shared()
+    leaving = q_slot.reshape((1, ROWS // SLOTS, 1, SLOTS, BDV))
+    tma.async_copy_shared_to_global(out_desc, [b, begin // SLOTS, kv, 0, 0], leaving)
 
 
 @gluon.jit
 def attend_hopper(
-    q_desc, k_desc, v_desc, start_ptr, end_ptr, solid_ptr, out_ptr, lse_ptr, note_ptr,
-    tiles, pairs, section, heads, kv_heads, queries, keys, scale2,
-    out_b, out_h, out_row, start_b, start_h, start_q,
+    q_desc, k_desc, v_desc, out_desc, start_ptr, end_ptr, solid_ptr, lse_ptr, note_ptr,
+    tiles, pairs, section, heads, kv_heads, queries, keys, scale2, start_b, start_h, start_q,
     GROUP: gl.constexpr, SLOTS: gl.constexpr, IS_CAUSAL: gl.constexpr, MASK: gl.constexpr,
     BM: gl.constexpr, KEYS: gl.constexpr, SPLIT: gl.constexpr, STAGES: gl.constexpr,
-    DV: gl.constexpr, BD: gl.constexpr, BDV: gl.constexpr,
+    BD: gl.constexpr, BDV: gl.constexpr,
 ) -> None:  # fmt: skip
     """BM rows (query, head of the group) of one kv head are a tile; a program takes many, so that loads run ahead.
 
-    A query has SLOTS rows, the power of two from GROUP on, which makes a tile of queries one box of [B, L, H, D].
+    A query has SLOTS rows, the power of two from GROUP on, which makes a tile of queries one box of [B, L, H, D], and its
+    results one of [B, L, Hk, GROUP, D].
     """
     dtype: gl.constexpr = q_desc.dtype
     q_smem = gl.allocate_shared_memory(dtype, [4, 1, BM // 2 // SLOTS, SLOTS, BD], q_desc.layout)
@@ -370,6 +393,8 @@ def attend_hopper(
     threads: gl.constexpr = gl.BlockedLayout([1, 4], [8, 4], [4, 1], [1, 0])
     one = gl.full((KEYS, 16), 1.0, dtype, threads)
     ones = gl.allocate_shared_memory(dtype, [KEYS, 16], columns, one)
+    # of each turn: tile, sample, kv head, first key, blocks that no row hides a key of, blocks
+    work = gl.allocate_shared_memory(gl.int32, [16, 1], gl.SwizzledSharedLayout(1, 1, 1, order=[0]))
     q_ready = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     q_free = gl.allocate_shared_memory(gl.int64, [2, 1], mbarrier.MBarrierLayout())
     k_ready = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())
@@ -389,21 +414,19 @@ def attend_hopper(
     gl.warp_specialize(
         [
             (_consume, (
-                out_ptr, lse_ptr, start_ptr, end_ptr, solid_ptr, note_ptr, ones, q_smem, k_smem, v_smem,
+                out_desc, lse_ptr, end_ptr, note_ptr, ones, work, q_smem, k_smem, v_smem,
                 q_ready, k_ready, v_ready, q_free, k_free, v_free,
-                tiles, pairs, section, heads, kv_heads, queries, keys, scale2,
-                out_b, out_h, out_row, start_b, start_h, start_q,
-                0, GROUP, SLOTS, IS_CAUSAL, MASK, BM, KEYS, SPLIT, STAGES, DV, BD, BDV,
+                tiles, pairs, heads, kv_heads, queries, keys, scale2, start_b, start_h, start_q,
+                0, GROUP, SLOTS, IS_CAUSAL, MASK, BM, KEYS, SPLIT, STAGES, BD, BDV,
             )),
             (_consume, (
-                out_ptr, lse_ptr, start_ptr, end_ptr, solid_ptr, note_ptr, ones, q_smem, k_smem, v_smem,
+                out_desc, lse_ptr, end_ptr, note_ptr, ones, work, q_smem, k_smem, v_smem,
                 q_ready, k_ready, v_ready, q_free, k_free, v_free,
-                tiles, pairs, section, heads, kv_heads, queries, keys, scale2,
-                out_b, out_h, out_row, start_b, start_h, start_q,
-                1, GROUP, SLOTS, IS_CAUSAL, MASK, BM, KEYS, SPLIT, STAGES, DV, BD, BDV,
+                tiles, pairs, heads, kv_heads, queries, keys, scale2, start_b, start_h, start_q,
+                1, GROUP, SLOTS, IS_CAUSAL, MASK, BM, KEYS, SPLIT, STAGES, BD, BDV,
             )),
             (_load, (
-                q_desc, k_desc, v_desc, q_smem, k_smem, v_smem, q_ready, k_ready, v_ready, q_free, k_free, v_free,
+                q_desc, k_desc, v_desc, work, q_smem, k_smem, v_smem, q_ready, k_ready, v_ready, q_free, k_free, v_free,
                 start_ptr, end_ptr, solid_ptr, note_ptr,
                 tiles, pairs, section, kv_heads, queries, keys, start_b, start_h, start_q,
                 GROUP, SLOTS, IS_CAUSAL, MASK, BM, KEYS, STAGES,

@@ -25,7 +25,6 @@ def _compile(element: str, dim: int, *, is_causal: bool, masked: bool, group: in
         "KEYS": KEY_BLOCK,
         "SPLIT": KEY_SPLIT,
         "STAGES": attention_hopper.STAGES,
-        "DV": dim,
         "BD": dim,
         "BDV": dim,
     }
@@ -34,7 +33,7 @@ def _compile(element: str, dim: int, *, is_causal: bool, masked: bool, group: in
         "q_desc": descriptor(element, [1, 64 // slots, slots, dim]),
         "k_desc": block,
         "v_desc": block,
-        "out_ptr": f"*{element}",
+        "out_desc": descriptor(element, [1, 64 // slots, 1, slots, dim]),
         "lse_ptr": "*fp32",
         "scale2": "fp32",
         **dict.fromkeys(("start_ptr", "end_ptr", "solid_ptr", "note_ptr"), "*i32"),

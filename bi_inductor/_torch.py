@@ -9,7 +9,7 @@ import inspect
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch._C._dynamo.eval_frame import get_eval_frame_callback as _running_callback
 from torch._decomp import core_aten_decompositions
+from torch._decomp.decompositions import _rnn_helper, gather_params, one_layer_lstm
 from torch._dynamo import config as _dynamo_config
 from torch._dynamo import eval_frame as _eval_frame
 from torch._dynamo import lookup_backend, maybe_mark_dynamic
@@ -70,6 +71,7 @@ __all__ = [
     "boxed",
     "check_version",
     "compile_fx",
+    "composites",
     "core_aten_decompositions",
     "describe_fused_layers",
     "dispatches",
@@ -92,6 +94,8 @@ __all__ = [
     "lookup_backend",
     "maybe_mark_dynamic",
     "name_of",
+    "open_composite",
+    "open_lstm",
     "outside_of_modes",
     "reset_with_dynamo",
     "root_cause",
@@ -114,6 +118,11 @@ OWN_CALL = "bi_inductor runs its own templates here"
 #: tensors that a compiler traces with
 TRACED = (FakeTensor, FunctionalTensor)
 _NO_LIMIT = 1 << 30
+_LIFTED = {
+    "recompile_limit": _NO_LIMIT,
+    "accumulated_recompile_limit": _NO_LIMIT,
+    "allow_rnn": True,
+}
 
 
 def check_version() -> None:
@@ -138,17 +147,17 @@ def inductor_setting_names() -> frozenset[str]:
 
 
 def keep_compiling() -> None:
-    """Lift Dynamo's recompile limits for this process.
+    """Lift Dynamo's recompile limits for this process, and let it trace LSTM, GRU and RNN.
 
     At the limit Dynamo runs a frame by stock eager kernels with no more than a log line: the ninth static batch
     size would change its bits, and so would the first of a frame that another backend has compiled eight times.
-    There is no limit per backend.
+    There is no limit per backend. A frame that calls an LSTM it left to stock kernels with no line at all.
     """
-    for name in ("recompile_limit", "accumulated_recompile_limit"):
+    for name, least in _LIFTED.items():
         # a setting belongs to its thread (2.13); other threads start from the default
         entry = _dynamo_config._config[name]  # type: ignore[attr-defined]
-        entry.default = max(_NO_LIMIT, entry.default)
-        setattr(_dynamo_config, name, max(_NO_LIMIT, getattr(_dynamo_config, name)))
+        entry.default = max(least, entry.default)
+        setattr(_dynamo_config, name, max(least, getattr(_dynamo_config, name)))
 
 
 def reset_with_dynamo(backend: Callable[..., Any]) -> None:
@@ -402,6 +411,52 @@ def dispatches(kind: type) -> bool:
 def in_backward() -> bool:
     """Whether autograd's engine is running on this thread."""
     return torch._C._current_graph_task_id() != -1
+
+
+_COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
+
+
+def open_composite(func: OpOverload, *args: Any, **kwargs: Any) -> Any:
+    """What torch's C++ opens a composite op into."""
+    return func._op_dk(_COMPOSITE, *args, **kwargs)
+
+
+def open_lstm(
+    x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], has_biases: bool, num_layers: int,
+    dropout: float, train: bool, bidirectional: bool, batch_first: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """``aten.lstm.input`` as products and gates of every step: torch would call oneDNN's LSTM on a CPU."""
+    outputs, finals = _rnn_helper(
+        x,
+        list(zip(*states, strict=True)),
+        gather_params(weights, has_biases, states[0].shape[2] != states[1].shape[2]),
+        *(has_biases, num_layers, dropout, train, bidirectional, batch_first, one_layer_lstm),
+    )
+    hidden, cells = (torch.stack(every, 0) for every in zip(*finals, strict=True))
+    return outputs, hidden, cells
+
+
+@contextlib.contextmanager
+def composites(opened: Mapping[OpOverload, Callable[..., Any]]) -> Iterator[None]:
+    """Let tracing open composite ops by functions of ours inside the block; eager code does not look there.
+
+    Compilations take turns (Dynamo's lock), so none of another backend runs beside it.
+    """
+    before = {op: op.py_kernels.get(_COMPOSITE) for op in opened}
+    try:
+        _set_composites(opened)
+        yield
+    finally:
+        _set_composites(before)
+
+
+def _set_composites(opened: Mapping[OpOverload, Callable[..., Any] | None]) -> None:
+    for op, kernel in opened.items():
+        if kernel is None:
+            op.py_kernels.pop(_COMPOSITE, None)
+        else:
+            op.py_kernels[_COMPOSITE] = kernel
+        op._dispatch_cache.clear()
 
 
 def is_composite(func: OpOverload) -> bool:

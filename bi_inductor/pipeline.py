@@ -12,6 +12,7 @@ from bi_inductor import _torch, certificates, trace
 from bi_inductor.attention import open_attention
 from bi_inductor.batch import BatchSpec, infer_batch_spec, is_tangent, names_input
 from bi_inductor.cache import clean_once, remove_unfinished_libraries, sources_digest, writable
+from bi_inductor.composites import opened_alike
 from bi_inductor.decompositions import decomposition_table
 from bi_inductor.errors import OptionError, UnsupportedDeviceError
 from bi_inductor.opening import settle_epsilons, share_heads
@@ -71,7 +72,7 @@ def compile_graph(
         )
         return made
 
-    with writable():
+    with writable(), opened_alike():
         made = _on_clean_cache(compiled)
     record.close()
     return made

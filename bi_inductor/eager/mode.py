@@ -11,7 +11,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bi_inductor import _torch
-from bi_inductor.eager import attention, compiled
+from bi_inductor.eager import compiled, whole
 from bi_inductor.eager.routes import route_of
 from bi_inductor.errors import OptionError
 from bi_inductor.options import OnVariant
@@ -79,7 +79,7 @@ def _switch(on_variant: OnVariant | None) -> OnVariant | None:
     if on_variant is not None and interceptor.on_variant is None:
         compiled.refuse_inside(on_variant)
         compiled.watch(is_batch_invariant_mode_enabled)
-        attention.watch(is_batch_invariant_mode_enabled)
+        whole.watch(is_batch_invariant_mode_enabled)
     previous, interceptor.on_variant = interceptor.on_variant, on_variant
     if on_variant is not None and not thread.installed:
         interceptor.__enter__()  # type: ignore[no-untyped-call]

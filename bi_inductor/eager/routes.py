@@ -14,9 +14,8 @@ from torch._ops import HigherOrderOperator, OpOverload
 
 from bi_inductor import _torch, rules
 from bi_inductor.attention import UNPLANNED
-from bi_inductor.attention import attention as sdpa
 from bi_inductor.decompositions import decomposition_table
-from bi_inductor.eager import attention, exact, mutation, pointwise, recipes
+from bi_inductor.eager import exact, mutation, pointwise, recipes, whole
 from bi_inductor.eager.origin import user_frame
 from bi_inductor.errors import UnknownOpError, VariantOpError
 from bi_inductor.flow import movement, views
@@ -47,8 +46,8 @@ def route_of(func: OpOverload | HigherOrderOperator) -> Route:
         return _refused
     if func.namespace == "bi_inductor":
         return _planned_here if rules.rule_of(func) else _direct
-    if func is attention.SDPA:
-        return _attention
+    if func in whole.TAKEN:
+        return _whole
     if exact.moves_data(func):
         return _direct
     if exact.draws_for_data(func):
@@ -131,12 +130,10 @@ def _opened(mode: Mode, func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
 _table = functools.lru_cache(maxsize=1)(decomposition_table)
 
 
-def _attention(mode: Mode, func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
-    """Inference mode, past the place where ``attention.watch`` asks."""
-    if not attention.takes(*args, **kwargs):
-        return _composite(mode, func, args, kwargs)
+def _whole(mode: Mode, func: OpOverload, args: Args, kwargs: Kwargs) -> Any:
+    """Inference mode, past the place where ``whole.watch`` asks."""
     with mode:
-        return sdpa(*args, **kwargs)
+        return whole.TAKEN[func](*args, **kwargs)
 
 
 def _composite(mode: Mode, func: OpOverload, args: Args, kwargs: Kwargs) -> Any:

@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from bi_inductor import _torch
 from bi_inductor.attention import open_attention
 from bi_inductor.batch import BatchSpec, infer_batch_spec
+from bi_inductor.composites import opened_alike
 from bi_inductor.decompositions import decomposition_table
 from bi_inductor.errors import BatchInvariantError, InspectionError
 from bi_inductor.options import Options, make_options
@@ -135,7 +136,7 @@ class _Backend:
         plan = _PlanOnly(self, inputs, traced_on, _torch.graph_break_of(gm))
         from lowerings import _inductor
 
-        with contextlib.suppress(_Seen):
+        with contextlib.suppress(_Seen), opened_alike():
             _torch.compile_fx(
                 open_attention(gm),
                 list(example_inputs),

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from bi_inductor import _torch
 from bi_inductor.attention import open_attention
 from bi_inductor.batch import BatchSpec, infer_batch_spec
+from bi_inductor.composites import opened_alike
 from bi_inductor.decompositions import decomposition_table
 from bi_inductor.flow.axes import Value, plain, shape_of
 from bi_inductor.flow.engine import Flow
@@ -158,7 +159,7 @@ def _aten(gm: GraphModule, inputs: Sequence[Any]) -> GraphModule | None:
         found.append(traced)
         return _torch.boxed(traced.forward)
 
-    with torch.no_grad():
+    with torch.no_grad(), opened_alike():
         _torch.aot_autograd(
             fw_compiler=keep, inference_compiler=keep, decompositions=decomposition_table()
         )(gm, [x.detach() if isinstance(x, Tensor) else x for x in inputs])

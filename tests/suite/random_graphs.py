@@ -128,7 +128,7 @@ Graph = tuple[tuple[int, int], str, str, tuple[tuple[str, int], ...]]
 graphs: st.SearchStrategy[Graph] = st.tuples(
     st.tuples(st.integers(1, 19), st.integers(1, 70)),
     st.sampled_from(["float32", "bfloat16", "float16"]),
-    st.sampled_from(["contiguous", "transposed", "offset"]),
+    st.sampled_from(["contiguous", "transposed", "offset", "tail"]),
     st.lists(
         st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 7)), min_size=1, max_size=5
     ).map(tuple),
@@ -154,6 +154,9 @@ def laid_out(graph: Graph, x: Tensor) -> Tensor:
         wide = x.new_zeros(*x.shape[:-1], x.shape[-1] + 3)
         wide[..., 3:] = x
         return wide[..., 3:]
+    if graph[2] == "tail":
+        # in one piece for one sample, and not for two
+        return torch.cat([x.new_zeros(len(x), 2, x.shape[-1]), x], 1)[:, 2:]
     return x
 
 

@@ -157,6 +157,7 @@ def test_few_rows_have_many_pieces_and_many_rows_large_tiles() -> None:
     assert _choose(64, 4096, 4096).pieces > 1
     assert _choose(4096, 4096, 4096).pieces == 1
     assert _choose(64, 768, 3072).n <= 32
+    assert _choose(64, 333, 777).m == 16
     many = _choose(64, 64, 64, batch=4096)
     assert many.m <= 64
     assert many.n <= 64

@@ -58,12 +58,12 @@ def _without_templates(table: _Table) -> _Table:
         for overload in packet.overloads():
             if f"{name}.{overload}" not in _FORWARDING and not overload.endswith("out"):
                 table.pop(getattr(packet, overload), None)
-    table.update(_own())
+    table.update(own())
     return table
 
 
-def _own() -> dict[Any, Callable[..., Any]]:
-    """Open what has no template into ops that have one, or into steps that round where we say."""
+def own() -> dict[Any, Callable[..., Any]]:
+    """Return our own decompositions: into ops that have a template, or steps that round where we say."""
     aten, prims = torch.ops.aten, torch.ops.prims
     return {
         aten.addcmul.default: addcmul,
@@ -75,6 +75,9 @@ def _own() -> dict[Any, Callable[..., Any]]:
         aten._adaptive_avg_pool2d.default: adaptive_avg_pool2d,
         aten._cdist_forward.default: cdist,
         aten._trilinear.default: trilinear,
+        aten.kthvalue.default: kthvalue,
+        aten.median.dim: median,
+        aten.nanmedian.dim: nanmedian,
         aten._native_multi_head_attention.default: multi_head_attention,
         aten._transformer_encoder_layer_fwd.default: encoder_layer,
     }
@@ -150,6 +153,38 @@ def solve_triangular(
 def cdist(x: Tensor, y: Tensor, p: float, _mode: int | None) -> Tensor:
     """Distances ``[..., M, N]`` between the rows of x ``[..., M, D]`` and y ``[..., N, D]``."""
     return torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
+
+
+def kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The k-th smallest value along ``dim`` and its place, the first of equal ones; a NaN is larger than all."""
+    if x.dim() == 0:
+        return x.clone(), torch.zeros_like(x, dtype=torch.int64)
+    found = x.sort(stable=True, dim=dim)
+    values, places = (part.narrow(dim, k - 1, 1) for part in found)
+    return (values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim))
+
+
+def median(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The lower median along ``dim`` and its place; NaN, and its place, where there is one."""
+    if x.dim() == 0:
+        return kthvalue(x, 1)
+    values, places = kthvalue(x, (x.shape[dim] - 1) // 2 + 1, dim, True)
+    if x.is_floating_point():
+        is_nan = x.isnan()
+        spoilt = is_nan.any(dim, keepdim=True)
+        values = torch.where(spoilt, torch.nan, values)
+        places = torch.where(spoilt, is_nan.to(torch.int32).argmax(dim, keepdim=True), places)
+    return (values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim))
+
+
+def nanmedian(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """The lower median of what is no NaN along ``dim``, and its place; NaN where nothing is left."""
+    if x.dim() == 0:
+        return kthvalue(x, 1)
+    count = x.isnan().logical_not().sum(dim, keepdim=True)
+    at = ((count - 1) // 2).clamp(min=0)
+    values, places = (part.gather(dim, at) for part in x.sort(stable=True, dim=dim))
+    return (values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim))
 
 
 def trilinear(

@@ -14,7 +14,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 
 from bi_inductor import _torch, rules
 from bi_inductor.attention import UNPLANNED
-from bi_inductor.decompositions import decomposition_table
+from bi_inductor.decompositions import decomposition_table, own
 from bi_inductor.eager import exact, mutation, pointwise, recipes, whole
 from bi_inductor.eager.origin import user_frame
 from bi_inductor.errors import UnknownOpError, VariantOpError
@@ -72,7 +72,7 @@ def _route_of_rest(func: OpOverload) -> Route:
     if transfer is views.pointwise or (transfer is None and torch.Tag.pointwise in func.tags):
         return _pointwise
     opened = func in decomposition_table()
-    if transfer is not None and not (opened and _computes(transfer)):
+    if transfer is not None and not (opened and (func in own() or _computes(transfer))):
         return _direct
     if opened:
         return _opened

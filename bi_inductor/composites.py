@@ -8,6 +8,7 @@ cheapest for the sizes, and ``einsum`` with opt_einsum contracts in it. Each of 
 
 import functools
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -56,6 +57,6 @@ COMPOSITES: dict[OpOverload, Callable[..., Any]] = {
 }
 
 
-def opened_alike() -> Any:
+def opened_alike() -> AbstractContextManager[None]:
     """A block in which AOTAutograd opens these functions as above, also where torch's own C++ calls them."""
     return _torch.composites(COMPOSITES)

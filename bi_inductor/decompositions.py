@@ -159,9 +159,8 @@ def kthvalue(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[T
     """The k-th smallest value along ``dim`` and its place, the first of equal ones; a NaN is larger than all."""
     if x.dim() == 0:
         return x.clone(), torch.zeros_like(x, dtype=torch.int64)
-    found = x.sort(stable=True, dim=dim)
-    values, places = (part.narrow(dim, k - 1, 1) for part in found)
-    return (values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim))
+    values, places = (part.narrow(dim, k - 1, 1) for part in x.sort(stable=True, dim=dim))
+    return _kept(values, places, dim, keepdim)
 
 
 def median(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
@@ -174,7 +173,7 @@ def median(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
         spoilt = is_nan.any(dim, keepdim=True)
         values = torch.where(spoilt, torch.nan, values)
         places = torch.where(spoilt, is_nan.to(torch.int32).argmax(dim, keepdim=True), places)
-    return (values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim))
+    return _kept(values, places, dim, keepdim)
 
 
 def nanmedian(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
@@ -184,6 +183,10 @@ def nanmedian(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tenso
     count = x.isnan().logical_not().sum(dim, keepdim=True)
     at = ((count - 1) // 2).clamp(min=0)
     values, places = (part.gather(dim, at) for part in x.sort(stable=True, dim=dim))
+    return _kept(values, places, dim, keepdim)
+
+
+def _kept(values: Tensor, places: Tensor, dim: int, keepdim: bool) -> tuple[Tensor, Tensor]:
     return (values, places) if keepdim else (values.squeeze(dim), places.squeeze(dim))
 
 

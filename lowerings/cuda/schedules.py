@@ -201,7 +201,7 @@ class Float32:
         return f"{self.m}x{self.n}x{self.k} p{self.pieces} w{self.warps} {self.tall}x{self.wide}"
 
     def shared_bytes(self) -> int:
-        """Return the shared memory of the operands, 16 bytes a row apart at most, and of the pieces' results or two levels' sums."""
+        """Return the shared memory of the operands, 16 bytes a row apart at most, and of sums: of each piece, or of two levels."""
         operands = (self.m + self.n) * self.k * self.pieces * 4 + 1024
         return operands + max(2, self.pieces) * self.m * self.n * 4
 
@@ -229,7 +229,7 @@ _SIXTEEN_ROWS = (
     Float32(m=16, n=16, pieces=32, tall=2, wide=1),
     Float32(m=16, n=8, k=8, pieces=64, tall=2, wide=1),
 )
-#: for products of few rows, and for others
+#: the most rows, and the tiles for as many
 FLOAT32_FEW = (
     (
         4,

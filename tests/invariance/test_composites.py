@@ -5,11 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
 
 import bi_inductor
 from bi_inductor.composites import COMPOSITES
-from bi_inductor.eager.whole import TAKEN
 from tests.rows import bits_equal, rows_that_change
 
 pytestmark = pytest.mark.usefixtures("one_library")
@@ -91,6 +89,8 @@ def test_a_slice_has_the_plan_of_a_whole() -> None:
     def plan(x: Tensor) -> str:
         return bi_inductor.explain(lambda x: _LAYER(x[:, 1:]), x).text()
 
+    with bi_inductor.batch_invariant_mode():
+        pass  # eager mode has put itself in front of the functions, which hides them from the dispatcher's own table
     assert plan(_samples()[:1]).count("addmm") == plan(_samples()).count("addmm") == 1
 
 
@@ -116,4 +116,3 @@ def test_outside_of_the_mode_and_of_compilations_torch_opens_them_as_ever() -> N
     assert all(bits_equal(CASES[name](x), out) for name, out in before.items())
     kernel = torch._C.DispatchKey.CompositeImplicitAutograd
     assert all(op.py_kernels.get(kernel) is not ours for op, ours in COMPOSITES.items())
-    assert all(isinstance(op, OpOverload) for op in TAKEN)
